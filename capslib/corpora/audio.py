@@ -1,0 +1,170 @@
+"""Decoding: any container that libsndfile reads, to mono 16-bit integers at one rate, each clip once.
+
+Integers, because a fingerprint of the data must be the same on every machine. Clips that cannot be used
+are left out and listed with the reason; clips that had to be converted are listed too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from capslib import paths
+
+MINIMUM_SECONDS = 0.040  # one analysis frame of every paper
+_VERSION = 2
+
+
+class Unusable(Exception):
+    """Why one clip cannot be used."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Decoded clips of one corpus, back to back in one memory-mapped array.
+
+    Attributes:
+        samples: int16 (total samples,).
+        offsets: int64 (clips + 1,); clip i is ``samples[offsets[i]:offsets[i + 1]]``.
+        sample_rate: of every clip, in hertz.
+        hashes: SHA-256 of each clip's samples, in the order of the clips.
+        problems: columns path, reason, used; clips with ``used`` False have no samples.
+    """
+
+    samples: np.ndarray
+    offsets: np.ndarray
+    sample_rate: int
+    hashes: tuple[str, ...]
+    problems: pd.DataFrame
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.samples[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Durations in seconds, (clips,)."""
+        return np.diff(self.offsets) / self.sample_rate
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether the file is shorter than its own header says (RIFF) or lacks its last page (Ogg)."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(8)
+        if head[:4] == b"RIFF":
+            declared = int.from_bytes(head[4:8], "little")
+            return declared < 0xFFFFFFF0 and declared + 8 > size + 1
+        if head[:4] == b"OggS":
+            file.seek(max(0, size - 65_536))
+            tail = file.read()
+            last = tail.rfind(b"OggS")
+            return last < 0 or not tail[last + 5] & 4
+    return False
+
+
+def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
+    """One file as mono int16 at ``sample_rate``.
+
+    Args:
+        path: wav, flac, ogg or whatever else libsndfile reads.
+        sample_rate: wanted, in hertz.
+    Returns:
+        The samples, int16 (n,), and what had to be converted ("" if nothing).
+    Raises:
+        Unusable: with the reason, in a few words.
+    """
+    if path.stat().st_size == 0:
+        raise Unusable("empty file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, expected, subtype = file.samplerate, file.frames, file.subtype
+            wide = file.read(dtype="int16" if subtype == "PCM_16" else "float64", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
+        raise Unusable(f"unreadable: {reason}") from None
+    if _ends_early(path) or 0 < len(wide) < expected < 2**62:
+        raise Unusable("truncated: the file ends before its header says")
+    if len(wide) == 0:
+        raise Unusable("empty: no samples")
+    notes = []
+    exact = wide.dtype == np.int16
+    if not exact and not np.isfinite(wide).all():
+        raise Unusable("holds NaN or infinite samples")
+    if wide.shape[1] > 1:
+        notes.append(f"{wide.shape[1]} channels averaged")
+    if rate != sample_rate:
+        notes.append(f"resampled from {rate} Hz")
+    if not notes and exact:
+        samples = wide[:, 0]
+    else:
+        mono = wide.mean(axis=1) / (32768.0 if exact else 1.0)
+        if rate != sample_rate:
+            mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+        samples = np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
+    if len(samples) < MINIMUM_SECONDS * sample_rate:
+        raise Unusable(f"shorter than a frame of {MINIMUM_SECONDS * 1000:.0f} ms")
+    if not samples.any():
+        raise Unusable("silent: every sample is zero")
+    return samples, ", ".join(notes)
+
+
+def _try_decode(job: tuple[Path, int]) -> tuple[np.ndarray | None, str]:
+    try:
+        return decode(*job)
+    except Unusable as problem:
+        return None, str(problem)
+    except OSError as error:
+        return None, f"unreadable: {error.strerror}"
+
+
+def load(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int) -> Audio:
+    """Decode ``files`` once; later calls read the cache, as long as no file's size or time has changed.
+
+    Args:
+        name: the corpus, for the progress bar and the cache's folder.
+        files: the clips.
+        labels: how each clip is named in lists of problems (its path inside the corpus).
+        sample_rate: in hertz.
+    """
+    stats = [file.stat() for file in files]
+    manifest = [(label, s.st_size, s.st_mtime_ns) for label, s in zip(labels, stats, strict=True)]
+    key = hashlib.sha256(json.dumps([_VERSION, sample_rate, manifest]).encode()).hexdigest()[:16]
+    folder = paths.cache() / "audio"
+    index, samples_file = folder / f"{name}-{key}.json", folder / f"{name}-{key}.npy"
+    if not index.is_file():
+        _decode_all(name, files, labels, sample_rate, index, samples_file)
+    facts = json.loads(index.read_text(encoding="utf-8"))
+    problems = pd.DataFrame(facts["problems"], columns=["path", "reason", "used"]).astype({"used": bool})
+    samples = np.load(samples_file, mmap_mode="r") if facts["offsets"][-1] else np.zeros(0, np.int16)
+    return Audio(samples, np.array(facts["offsets"]), sample_rate, tuple(facts["hashes"]), problems)
+
+
+def _decode_all(
+    name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int, index: Path, samples_file: Path
+) -> None:
+    offsets, hashes, problems, chunks = [0], [], [], []
+    jobs = [(file, sample_rate) for file in files]
+    with ThreadPoolExecutor(2) as pool:
+        decoded = pool.map(_try_decode, jobs)
+        bar = tqdm(decoded, total=len(jobs), desc=f"decoding {name}", unit="clip", disable=not sys.stderr.isatty())
+        for label, (samples, note) in zip(labels, bar, strict=True):
+            if note:
+                problems.append((label, note, samples is not None))
+            samples = np.zeros(0, np.int16) if samples is None else samples
+            chunks.append(samples)
+            offsets.append(offsets[-1] + len(samples))
+            hashes.append(hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest())
+    everything = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+    paths.write_atomically(samples_file, lambda temporary: np.save(temporary, everything))
+    paths.write_text(index, json.dumps({"offsets": offsets, "hashes": hashes, "problems": problems}))

@@ -1,0 +1,39 @@
+"""Finding clips by name: the container does not matter, the owners' file names do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
+
+
+def clips(folder: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
+    """Every audio file below ``folder`` whose relative path without suffix matches ``pattern`` wholly.
+
+    Args:
+        folder: of the archive.
+        pattern: regular expression with named groups, which become columns (strings).
+    Returns:
+        Table with the columns path and the named groups; and one sentence if some audio files bear other names.
+    """
+    compiled = re.compile(pattern)
+    rows, strange = [], []
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+            continue
+        relative = file.relative_to(folder)
+        match = compiled.fullmatch(relative.with_suffix("").as_posix())
+        if match:
+            rows.append({"path": relative.as_posix(), **match.groupdict()})
+        else:
+            strange.append(relative.as_posix())
+    notes = [f"{len(strange)} audio file(s) bear other names and are not used, e.g. {strange[0]}"] if strange else []
+    return pd.DataFrame(rows, columns=["path", *compiled.groupindex]), notes
+
+
+def expected(found: int, of: int, what: str) -> list[str]:
+    """One sentence when an archive is not complete."""
+    return [f"{of - found} of {of} {what} are not here"] if found < of else []

@@ -1,0 +1,221 @@
+"""What a corpus is: a table of clips, its classes, its splits, its audio on demand, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from capslib import paths
+from capslib.corpora import audio as decoding
+from capslib.corpora import splits as protocols
+from capslib.corpora.splits import Split
+from capslib.errors import CapslibError, choose
+
+EVIDENCE = ("same corpus", "stand-in", "own data", "synthetic", "not here")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question asked of a corpus.
+
+    Attributes:
+        label: column of the table that holds the class.
+        group: column whose values (speakers, source recordings) never straddle a split.
+        interval_over: column whose values are the independent units of a confidence interval; "fold" for the folds
+            of the protocol.
+        splits: from the table to the protocol's splits.
+        classes: those of the archive's labels that the task uses; None for all.
+        role: in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it).
+        evidence: one of "same corpus", "stand-in", "own data", "synthetic".
+        protocol: one sentence for the reader.
+    """
+
+    label: str
+    group: str
+    interval_over: str
+    splits: Callable[[pd.DataFrame], list[Split]]
+    protocol: str
+    role: str = ""
+    evidence: str = "synthetic"
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one archive is read: a new corpus is one file with one of these in its ``SOURCES``.
+
+    Attributes:
+        name: the key by which it is loaded.
+        read: from the archive's folder to (table with columns path and whatever the tasks name, list of what is
+            missing, one sentence each). ``path`` is relative to the folder and, without its suffix, becomes the id.
+        folder: name of the archive's folder under ``$CAPSLIB_DATA``.
+        tasks: by name; the first is the default.
+        sample_rate: in hertz; other rates are resampled to it.
+        citation, licence, homepage, how_to_get: for the reader.
+        make: writes the folder itself (embedded corpora); None for recordings.
+    """
+
+    name: str
+    read: Callable[[Path], tuple[pd.DataFrame, list[str]]]
+    folder: str
+    tasks: Mapping[str, Task]
+    sample_rate: int
+    citation: str
+    licence: str
+    homepage: str
+    how_to_get: str
+    make: Callable[[], Path] | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Clips at hand, for one task.
+
+    Attributes:
+        name, task: "fsdd", "digit".
+        table: indexed by item id; columns path, label, group, unit (of intervals), duration in seconds, sha256,
+            and the archive's own (speaker, gender, ...).
+        splits: the protocol's, as item ids.
+        missing: what of the archive is not on disk, one sentence each.
+        left_out: clips that could not be used: path, reason.
+        converted: clips that were changed on reading: path, reason.
+    """
+
+    name: str
+    task: str
+    table: pd.DataFrame
+    splits: tuple[Split, ...]
+    missing: tuple[str, ...]
+    left_out: pd.DataFrame
+    converted: pd.DataFrame
+    source: Source
+    decoded: decoding.Audio = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """How configurations name it: "ased:gender"."""
+        return f"{self.name}:{self.task}"
+
+    @property
+    def about(self) -> Task:
+        """Label, group, protocol and role of the task at hand."""
+        return self.source.tasks[self.task]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Sorted class names; a class's position is its index in every model and confusion matrix."""
+        return tuple(sorted(self.table["label"].unique()))
+
+    @property
+    def sample_rate(self) -> int:
+        """Of every clip, in hertz."""
+        return self.decoded.sample_rate
+
+    def audio(self, item: str) -> np.ndarray:
+        """Samples of one clip, float32 in [-1, 1), shape (n,)."""
+        choose_item = self.table["row"].get(item)
+        if choose_item is None:
+            raise CapslibError(f"corpus {self.name!r} has no clip {item!r}: its ids are in .table.index")
+        return self.decoded[int(choose_item)].astype(np.float32) / 32768.0
+
+    def split(self, name: str) -> Split:
+        """The split called ``name``."""
+        names = [split.name for split in self.splits]
+        return self.splits[names.index(choose(name, names, f"split of corpus {self.name!r}"))]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (16 digits) over ids, labels, groups and integer samples: the same on every machine."""
+        digest = hashlib.sha256()
+        for item, row in self.table.sort_index().iterrows():
+            digest.update(f"{item}\t{row['label']}\t{row['group']}\t{row['sha256']}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def card(self) -> dict:
+        """The facts about the corpus that a report needs when the recordings themselves are not at hand."""
+        about = self.about
+        return {
+            "corpus": self.key,
+            "evidence": about.evidence,
+            "role": about.role,
+            "clips": len(self.table),
+            "classes": list(self.classes),
+            "groups": int(self.table["group"].nunique()),
+            "group": about.group,
+            "interval_over": about.interval_over,
+            "hours": round(float(self.table["duration"].sum()) / 3600, 3),
+            "sample_rate": self.sample_rate,
+            "protocol": about.protocol,
+            "splits": {s.name: [len(s.train), len(s.validation), len(s.test)] for s in self.splits},
+            "left_out": len(self.left_out),
+            "missing": list(self.missing),
+            "fingerprint": self.fingerprint,
+            "licence": self.source.licence,
+            "citation": self.source.citation,
+            "how_to_get": self.source.how_to_get,
+        }
+
+    def summary(self) -> pd.DataFrame:
+        """Clips, groups and seconds a class."""
+        grouped = self.table.groupby("label")
+        return pd.DataFrame(
+            {
+                "clips": grouped.size(),
+                self.about.group + "s": grouped["group"].nunique(),
+                "seconds (median)": grouped["duration"].median().round(2),
+                "seconds (longest)": grouped["duration"].max().round(2),
+            }
+        )
+
+
+def assemble(source: Source, task: str, folder: Path) -> Corpus:
+    """Read, decode, leave out what cannot be used, and split.
+
+    Raises:
+        CapslibError: if nothing usable is there, or the splits would let a group or a recording straddle.
+    """
+    about = source.tasks[task]
+    table, missing = source.read(folder)
+    if table.empty:
+        raise CapslibError(f"corpus {source.name!r}: no clip in {paths.shown(folder)}; {source.how_to_get}")
+    table = table.sort_values("path").reset_index(drop=True)
+    table["id"] = [Path(p).with_suffix("").as_posix() for p in table["path"]]
+    twice = table.loc[table["id"].duplicated(), "path"]
+    if len(twice):
+        raise CapslibError(
+            f"corpus {source.name!r}: {twice.iloc[0]!r} is there twice in different containers: keep one of them"
+        )
+    decoded = decoding.load(
+        source.name, [folder / p for p in table["path"]], table["path"].tolist(), source.sample_rate
+    )
+    table["row"] = range(len(table))
+    table["duration"], table["sha256"] = decoded.seconds, decoded.hashes
+    problems = decoded.problems
+    unusable = problems.loc[~problems["used"], ["path", "reason"]].reset_index(drop=True)
+    table = table[~table["path"].isin(unusable["path"])].set_index("id")
+    table["label"] = table[about.label].astype(str)
+    if about.classes:
+        table = table[table["label"].isin(about.classes)].copy()
+    table["group"] = table[about.group].astype(str)
+    if table.empty:
+        raise CapslibError(
+            f"corpus {source.name!r}: none of {len(unusable)} clips can be used; the first, "
+            f"{unusable['path'].iloc[0]}: {unusable['reason'].iloc[0]}"
+        )
+    if table["label"].nunique() < 2:
+        raise CapslibError(
+            f"corpus {source.name!r}: all clips are of class {table['label'].iloc[0]!r}: a classifier needs two classes"
+        )
+    splits = about.splits(table)
+    protocols.check(table, splits, "label", "group", source.name)
+    if about.interval_over == "fold":
+        table["unit"] = pd.Series({item: split.name for split in splits for item in split.test}).reindex(table.index)
+    else:
+        table["unit"] = table[about.interval_over].astype(str)
+    converted = problems.loc[problems["used"], ["path", "reason"]].reset_index(drop=True)
+    return Corpus(source.name, task, table, tuple(splits), tuple(missing), unusable, converted, source, decoded)
