@@ -26,7 +26,9 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     majority = table.groupby("speaker")["gender_code"].agg(lambda codes: codes.mode().iloc[0])
     table["gender"] = table["speaker"].map(majority).map({"01": "female", "02": "male"})
     corrected = int((table["gender_code"] != table["speaker"].map(majority)).sum())
-    notes += [f"{corrected} gender code(s) contradict their speaker's other clips: the majority is taken"] * bool(corrected)
+    notes += [f"{corrected} gender code(s) contradict their speaker's other clips: the majority is taken"] * bool(
+        corrected
+    )
     return table, notes + expected(len(table), 2_474, "clips")
 
 

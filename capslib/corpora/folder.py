@@ -42,7 +42,11 @@ def _read_csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
         raise CapslibError(f"{paths.shown(file)}: {table.loc[outside, 'path'].iloc[0]!r} leads out of its folder")
     here = table["path"].map(lambda p: (file.parent / p).is_file())
     absent = table.loc[~here, "path"]
-    notes = [f"{len(absent)} of {len(table)} files of {file.name} are not here, e.g. {absent.iloc[0]}"] if len(absent) else []
+    notes = (
+        [f"{len(absent)} of {len(table)} files of {file.name} are not here, e.g. {absent.iloc[0]}"]
+        if len(absent)
+        else []
+    )
     return table[here].reset_index(drop=True), notes
 
 

@@ -59,9 +59,7 @@ SOURCES = (
         read=_read,
         folder="ravdess",
         tasks={
-            "emotion6": _task(
-                "P0 RAVDESS", "same corpus", ("angry", "calm", "fearful", "happy", "neutral", "sad")
-            ),
+            "emotion6": _task("P0 RAVDESS", "same corpus", ("angry", "calm", "fearful", "happy", "neutral", "sad")),
             "emotion4": _task("P1 IEMOCAP", "stand-in", ("angry", "happy", "neutral", "sad")),
             "emotion8": _task("", "stand-in", tuple(sorted(EMOTIONS.values()))),
         },

@@ -44,7 +44,12 @@ _SENTENCES = (
     "it rained for the whole afternoon",
 )
 # Rate, pitch offset, pitch range, volume; eSpeak's scale.
-_EMOTIONS = {"neutral": (165, 0, 45, 85), "happy": (185, 14, 75, 95), "sad": (140, -8, 25, 70), "angry": (190, 4, 65, 110)}
+_EMOTIONS = {
+    "neutral": (165, 0, 45, 85),
+    "happy": (185, 14, 75, 95),
+    "sad": (140, -8, 25, 70),
+    "angry": (190, 4, 65, 110),
+}
 
 
 @dataclass(frozen=True)
@@ -87,14 +92,14 @@ def _genders(random: np.random.Generator) -> Iterator[Utterance]:
 def _emotions(random: np.random.Generator) -> Iterator[Utterance]:
     for voice in _voices(_FEMALE[:5] + _MALE[:5]):
         for emotion, (rate, pitch, pitch_range, volume) in _EMOTIONS.items():
-            for index, text in enumerate(_SENTENCES[:6]):
+            for index, text in enumerate(_SENTENCES):
                 yield Utterance(
                     f"{emotion}_{voice.split('+')[1].lower()}_{index}",
                     text,
                     voice,
-                    rate + random.integers(-25, 26) + 30,
-                    50 + pitch + random.integers(-15, 16),
-                    pitch_range + random.integers(-20, 21),
+                    rate + random.integers(-15, 16) + 30,
+                    50 + pitch + random.integers(-10, 11),
+                    pitch_range + random.integers(-15, 16),
                     volume + random.integers(-15, 16),
                     random.uniform(0, 15),
                 )
@@ -164,7 +169,9 @@ def _source(name: str, label: str, num_folds: int, what: str) -> Source:
         label=label,
         group="voice",
         interval_over="voice",
-        splits=lambda table: by_fold(table.assign(fold=grouped_folds(table, "voice", label, num_folds)), "voice", label),
+        splits=lambda table: by_fold(
+            table.assign(fold=grouped_folds(table, "voice", label, num_folds)), "voice", label
+        ),
         protocol=f"{num_folds} folds by voice; one or two other voices validate",
         evidence="synthetic",
     )
@@ -185,7 +192,7 @@ def _source(name: str, label: str, num_folds: int, what: str) -> Source:
 SOURCES = (
     _source("synth_digits", "digit", 3, "ten digits, twelve voices"),
     _source("synth_gender", "gender", 3, "two genders, twenty-four voices, eight sentences"),
-    _source("synth_emotion", "emotion", 3, "four caricatures of emotional prosody, ten voices, six sentences"),
+    _source("synth_emotion", "emotion", 3, "four caricatures of emotional prosody, ten voices, eight sentences"),
 )
 
 if __name__ == "__main__":

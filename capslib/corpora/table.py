@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,13 +130,19 @@ class Corpus:
         names = [split.name for split in self.splits]
         return self.splits[names.index(choose(name, names, f"split of corpus {self.name!r}"))]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 (16 digits) over ids, labels, groups and integer samples: the same on every machine."""
         digest = hashlib.sha256()
         for item, row in self.table.sort_index().iterrows():
             digest.update(f"{item}\t{row['label']}\t{row['group']}\t{row['sha256']}\n".encode())
         return digest.hexdigest()[:16]
+
+    def split_fingerprint(self, name: str) -> str:
+        """SHA-256 (16 digits) over the data and which clips train, validate and test."""
+        split = self.split(name)
+        parts = [self.fingerprint, split.train, split.validation, split.test]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def card(self) -> dict:
         """The facts about the corpus that a report needs when the recordings themselves are not at hand."""
@@ -151,7 +159,15 @@ class Corpus:
             "hours": round(float(self.table["duration"].sum()) / 3600, 3),
             "sample_rate": self.sample_rate,
             "protocol": about.protocol,
-            "splits": {s.name: [len(s.train), len(s.validation), len(s.test)] for s in self.splits},
+            "splits": {
+                s.name: {
+                    "train": len(s.train),
+                    "validation": len(s.validation),
+                    "test": len(s.test),
+                    "fingerprint": self.split_fingerprint(s.name),
+                }
+                for s in self.splits
+            },
             "left_out": len(self.left_out),
             "missing": list(self.missing),
             "fingerprint": self.fingerprint,

@@ -1,0 +1,313 @@
+"""Waveforms to tensors: MFCCs with energy and derivatives, log-spectrograms; in batches, with lengths, on any device.
+
+Frames are cut from real samples only (no centring, no padding), so that neither batch mates nor padding change a value,
+and a clip shorter than one frame has none. The logarithm is natural.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from capslib import paths
+from capslib.corpora import Corpus
+from capslib.errors import CapslibError
+
+_VERSION = 1
+
+
+def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
+    """True at valid frames: (batch,) -> (batch, num_frames)."""
+    return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
+
+
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None) -> Tensor:
+    """Triangles on the HTK mel scale, height one: (n_fft // 2 + 1, n_mels), float64.
+
+    Equals ``librosa.filters.mel(htk=True, norm=None)`` transposed.
+    """
+    f_max = sample_rate / 2 if f_max is None else f_max
+
+    def to_mel(hertz: float) -> float:
+        return 2595.0 * math.log10(1.0 + hertz / 700.0)
+
+    mels = torch.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2, dtype=torch.float64)
+    corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    widths = corners.diff()
+    slopes = corners[None, :] - bins[:, None]
+    rising, falling = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp_min(0.0)
+
+
+def dct_matrix(n_mfcc: int, n_mels: int) -> Tensor:
+    """Orthonormal DCT-II: (n_mels, n_mfcc), float64, from coefficient 0."""
+    n = torch.arange(n_mels, dtype=torch.float64) + 0.5
+    k = torch.arange(n_mfcc, dtype=torch.float64)
+    basis = torch.cos(math.pi / n_mels * n[:, None] * k[None, :]) * math.sqrt(2.0 / n_mels)
+    basis[:, 0] /= math.sqrt(2.0)
+    return basis
+
+
+def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
+    """Slope of the regression line over ``2 * width + 1`` frames; a clip's own first and last frames are repeated.
+
+    Equals ``librosa.feature.delta(width=2 * width + 1, mode="nearest")`` on each clip.
+
+    Args:
+        features: (batch, frames, features).
+        lengths: valid frames of each clip, (batch,).
+        width: frames to each side.
+    Returns:
+        (batch, frames, features); frames past a clip's length are undefined.
+    """
+    B, T, F = features.shape  # batch, frames, features
+    if T == 0:
+        return features.clone()
+    last = (lengths - 1).clamp_min(0)
+    tail = features.gather(1, last.view(B, 1, 1).expand(B, 1, F))
+    valid = lengths_to_mask(lengths, T).unsqueeze(-1)
+    held = torch.where(valid, features, tail)
+    padded = torch.cat([held[:, :1]] * width + [held] + [tail] * width, dim=1)
+    slope = torch.zeros_like(features)
+    for k in range(1, width + 1):
+        slope += k * (padded[:, width + k : width + k + T] - padded[:, width - k : width - k + T])
+    return slope / (2 * sum(k * k for k in range(1, width + 1)))
+
+
+class _Framed(nn.Module):
+    """Shared by all features: windowed frames of real samples and their power spectrum."""
+
+    window: Tensor
+
+    def __init__(self, sample_rate: int, frame_ms: float, hop_ms: float, n_fft: int | None) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.frame_length = round(sample_rate * frame_ms / 1000)
+        self.hop_length = round(sample_rate * hop_ms / 1000)
+        self.n_fft = n_fft or self.frame_length
+        if self.n_fft < self.frame_length:
+            raise CapslibError(
+                f"n_fft={self.n_fft} is shorter than a frame of {self.frame_length} samples: raise n_fft"
+            )
+        self.register_buffer("window", torch.hann_window(self.frame_length), persistent=False)
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        """Frames of clips with ``lengths`` samples, (batch,)."""
+        return ((lengths - self.frame_length) // self.hop_length + 1).clamp_min(0)
+
+    def spectrum(self, waveforms: Tensor) -> Tensor:
+        """Real and imaginary parts of every frame's transform, side by side.
+
+        Args:
+            waveforms: (batch, samples).
+        Returns:
+            (batch, frames, 2 * (n_fft // 2 + 1)). Squaring them and summing pairs gives the power; leaving that sum to
+            the matrix product that follows saves half of the time of the whole feature.
+        """
+        if waveforms.shape[-1] < self.frame_length:
+            waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
+        frames = waveforms.unfold(-1, self.frame_length, self.hop_length)
+        return torch.view_as_real(torch.fft.rfft(frames * self.window, n=self.n_fft)).flatten(-2)
+
+    def spectra(self, waveforms: Tensor) -> Iterator[Tensor]:
+        """``spectrum`` of a few clips at a time on a processor, where a megabyte stays in its cache; of all on a GPU."""
+        a_megabyte = max(1, 2**18 // (waveforms.shape[-1] // self.hop_length * self.n_fft + 1))
+        for part in waveforms.split(a_megabyte if waveforms.device.type == "cpu" else len(waveforms)):
+            yield self.spectrum(part)
+
+    def energy(self, waveforms: Tensor) -> Tensor:
+        """Sum of squares of every frame before the window: (batch, samples) -> (batch, frames)."""
+        if waveforms.shape[-1] < self.frame_length:
+            waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
+        step = math.gcd(self.frame_length, self.hop_length)
+        whole = waveforms[..., : waveforms.shape[-1] // step * step]
+        blocks = (whole * whole).unflatten(-1, (-1, step)).sum(-1)
+        return blocks.unfold(-1, self.frame_length // step, self.hop_length // step).sum(-1)
+
+
+class MFCC(_Framed):
+    """Mel-frequency cepstral coefficients with log energy and derivatives: P0's 60 values a frame (P0 section 5).
+
+    "19 leading coefficients along with delta and delta-delta derivatives and energies" is read as HTK's convention:
+    coefficients 1 to 19 and the frame's log energy in place of coefficient 0, with their first and second derivatives.
+
+    Args:
+        sample_rate: in hertz.
+        n_mfcc: coefficients without the energy (default 19).
+        n_mels: mel bands (default 40; HTK scale, triangles of height one).
+        frame_ms, hop_ms: 40 and 10 milliseconds (P0 section 5).
+        n_fft: length of the transform in samples; default: the frame's.
+        num_derivatives: 0, 1 or 2.
+        use_energy: log energy first; else coefficient 0.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_mfcc: int = 19,
+        n_mels: int = 40,
+        frame_ms: float = 40.0,
+        hop_ms: float = 10.0,
+        n_fft: int | None = None,
+        num_derivatives: int = 2,
+        use_energy: bool = True,
+    ) -> None:
+        super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
+        self.num_derivatives, self.use_energy = num_derivatives, use_energy
+        filters = mel_filters(sample_rate, self.n_fft, n_mels).float().repeat_interleave(2, dim=0)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("basis", dct_matrix(n_mfcc + 1, n_mels).float(), persistent=False)
+        self.out_features = (n_mfcc + 1) * (1 + num_derivatives)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            waveforms: (batch, samples), samples past ``lengths`` are ignored.
+            lengths: valid samples of each clip, (batch,).
+        Returns:
+            (batch, frames, out_features), zero past each clip's frames, and the number of frames, (batch,).
+        """
+        num_frames = self.num_frames(lengths)
+        mel = torch.cat(
+            [(parts * parts) @ self.filters for parts in self.spectra(waveforms)]
+        )  # (batch, frames, n_mels)
+        coefficients = mel.clamp_min(1e-10).log() @ self.basis  # (batch, frames, n_mfcc + 1)
+        if self.use_energy:
+            energy = self.energy(waveforms).clamp_min(1e-10).log()
+            coefficients = torch.cat([energy.unsqueeze(-1), coefficients[..., 1:]], dim=-1)
+        blocks = [coefficients]
+        for _ in range(self.num_derivatives):
+            blocks.append(deltas(blocks[-1], num_frames))
+        features = torch.cat(blocks, dim=-1)
+        return features * lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1), num_frames
+
+
+class LogSpectrogram(_Framed):
+    """Log power spectrogram below a frequency: P1/P2's 512 bins (40 ms Hann window, 10 ms hop, DFT 1600, 0-5.12 kHz).
+
+    Args:
+        sample_rate: in hertz (16,000 in P1/P2).
+        frame_ms, hop_ms: 40 and 10 milliseconds.
+        n_fft: 1600 samples, 10 Hz a bin at 16 kHz.
+        num_bins: kept from 0 Hz upwards (512: up to 5.12 kHz).
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16_000,
+        frame_ms: float = 40.0,
+        hop_ms: float = 10.0,
+        n_fft: int = 1600,
+        num_bins: int = 512,
+    ) -> None:
+        super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
+        if num_bins > self.n_fft // 2 + 1:
+            raise CapslibError(f"num_bins={num_bins} is more than a DFT of {self.n_fft} has: {self.n_fft // 2 + 1}")
+        self.out_features = num_bins
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, samples), (batch,) -> (batch, frames, num_bins), zero past each clip's frames, and frames, (batch,)."""
+        num_frames = self.num_frames(lengths)
+        kept = (parts[..., : 2 * self.out_features] for parts in self.spectra(waveforms))
+        power = torch.cat([(parts * parts).unflatten(-1, (-1, 2)).sum(-1) for parts in kept])
+        features = power.clamp_min(1e-10).log()
+        return features * lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1), num_frames
+
+
+KINDS = {"mfcc": MFCC, "spectrogram": LogSpectrogram}
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Which features, by name, and what differs from their defaults."""
+
+    kind: str = "mfcc"
+    options: tuple[tuple[str, float], ...] = ()
+
+    def build(self, sample_rate: int) -> MFCC | LogSpectrogram:
+        """The module that computes them at ``sample_rate``."""
+        if self.kind not in KINDS:
+            raise CapslibError(f"unknown features {self.kind!r}: known are {', '.join(KINDS)}")
+        return KINDS[self.kind](sample_rate, **dict(self.options))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a corpus, clip after clip, memory-mapped.
+
+    Attributes:
+        frames: float32 (total frames, features).
+        offsets: int64 (rows + 1,); the clip in row i of the corpus is ``frames[offsets[i]:offsets[i + 1]]``.
+        hop_seconds: time from frame to frame.
+    """
+
+    frames: np.ndarray
+    offsets: np.ndarray
+    hop_seconds: float
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.frames[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Frames of each clip, (rows,)."""
+        return np.diff(self.offsets)
+
+
+@torch.inference_mode()
+def extract(
+    corpus: Corpus, config: FeatureConfig = FeatureConfig(), device: str = "cpu", batch_seconds: float = 20.0
+) -> Features:
+    """Features of all clips of a corpus, computed once and cached by the content of the audio.
+
+    Args:
+        corpus: whose decoded audio to use.
+        config: kind and options.
+        device: where to compute.
+        batch_seconds: audio a batch.
+    """
+    module = config.build(corpus.sample_rate).to(device).eval()
+    audio = corpus.decoded
+    content = json.dumps([_VERSION, asdict(config), audio.sample_rate, audio.hashes])
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    stem = paths.cache() / "features" / f"{corpus.name}-{config.kind}-{key}"
+    frames_file, offsets_file = stem.with_suffix(".npy"), stem.with_suffix(".offsets.npy")
+    if not offsets_file.is_file():
+        rows = _in_batches(audio.offsets, audio.sample_rate, batch_seconds)
+        bar = tqdm(rows, desc=f"{config.kind} of {corpus.name}", unit="batch", disable=not sys.stderr.isatty())
+        blocks: list[np.ndarray] = []
+        counts: list[int] = []
+        for batch in bar:
+            clips = [torch.from_numpy(np.array(audio[i])) for i in batch]
+            lengths = torch.tensor([len(clip) for clip in clips])
+            waveforms = nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device).float() / 32768.0
+            values, num_frames = module(waveforms, lengths.to(device))
+            values = values[lengths_to_mask(num_frames, values.shape[1])]
+            blocks.append(values.cpu().numpy())
+            counts.extend(num_frames.tolist())
+        frames = np.concatenate(blocks)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        paths.write_atomically(frames_file, lambda temporary: np.save(temporary, frames))
+        paths.write_atomically(offsets_file, lambda temporary: np.save(temporary, offsets))
+    hop = module.hop_length / module.sample_rate
+    return Features(np.load(frames_file, mmap_mode="r"), np.load(offsets_file), hop)
+
+
+def _in_batches(offsets: np.ndarray, sample_rate: int, seconds: float) -> list[range]:
+    """Consecutive clips, each batch about ``seconds`` long in all."""
+    batches, start = [], 0
+    for i in range(len(offsets) - 1):
+        if i > start and offsets[i + 1] - offsets[start] > seconds * sample_rate:
+            batches.append(range(start, i))
+            start = i
+    return [*batches, range(start, len(offsets) - 1)]

@@ -1,0 +1,82 @@
+"""A layer of capsules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from capslib.layers.routing import DynamicRouting
+
+
+class CapsuleLayer(nn.Module):
+    """Fully connected capsules: every input vector votes for every output capsule, and routing weighs the votes.
+
+    Source: Sabour et al. 2017, section 2; over the steps of a recurrent network, P0 section 4.
+
+    Args:
+        in_features: size of an input vector, F.
+        out_capsules: J, the classes in a last layer.
+        out_features: size of an output capsule, D (16 in P0).
+        num_iterations: passes of dynamic routing (default 3), see ``route``; ignored when ``routing`` is given.
+        in_capsules: number of inputs I if each has its own matrices; None (default) shares them among all inputs, so
+            that any number of steps goes in.
+        init_gain: factor on Glorot's range at the start. The sum over hundreds of steps saturates ``squash`` at 1.0, and
+            nothing is learned; 0.1 (default) trained at once on the validation parts of four corpora.
+        bias: add a learned prior to the routing logits, one value an output capsule (default no: P0 has none).
+        routing: another rule with the signature of ``DynamicRouting``.
+
+    Example:
+        >>> layer = CapsuleLayer(in_features=256, out_capsules=10, out_features=16)
+        >>> layer(torch.zeros(4, 300, 256)).shape
+        torch.Size([4, 10, 16])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_capsules: int,
+        out_features: int,
+        *,
+        num_iterations: int = 3,
+        in_capsules: int | None = None,
+        init_gain: float = 0.1,
+        bias: bool = False,
+        routing: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (
+            ("in_features", in_features),
+            ("out_capsules", out_capsules),
+            ("out_features", out_features),
+        ):
+            if size < 1:
+                raise ValueError(f"{name}={size}: must be at least 1")
+        own = () if in_capsules is None else (in_capsules,)
+        self.weight = nn.Parameter(torch.empty(*own, out_capsules, in_features, out_features))
+        self.prior = nn.Parameter(torch.zeros(out_capsules)) if bias else None
+        self.routing = routing if routing is not None else DynamicRouting(num_iterations)
+        self.init_gain = init_gain
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot's uniform range for one in_features x out_features matrix, times ``init_gain``."""
+        fan = self.weight.shape[-2] + self.weight.shape[-1]
+        limit = self.init_gain * (6.0 / fan) ** 0.5
+        nn.init.uniform_(self.weight, -limit, limit)
+
+    def forward(
+        self, u: Tensor, mask: Tensor | None = None, return_coupling: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """
+        Args:
+            u: (B, I, in_features).
+            mask: True at valid inputs, (B, I); a clip padded in a batch gives the same capsules as alone.
+            return_coupling: also return how the inputs were coupled, (B, I, out_capsules).
+        Returns:
+            (B, out_capsules, out_features); a capsule's length (``v.norm(dim=-1)``) lies in [0, 1).
+        """
+        return self.routing(u, self.weight, mask=mask, prior=self.prior, return_coupling=return_coupling)
+
+    def extra_repr(self) -> str:
+        *own, J, F, D = self.weight.shape
+        return f"in_features={F}, out_capsules={J}, out_features={D}, in_capsules={own[0] if own else None}"

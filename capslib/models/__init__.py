@@ -1,0 +1,88 @@
+"""Models: the papers' systems, one file a paper, built by name from a frozen dataclass.
+
+Every model takes features (batch, frames, features) with their lengths (batch,) and gives scores (batch, classes); each
+carries its own scaling (``standardize``) and names the loss that it is trained with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+
+from torch import Tensor, nn
+
+from capslib.errors import CapslibError, choose
+from capslib.layers import Standardize
+
+__all__ = ["AudioModel", "Entry", "build", "count_parameters", "entries"]
+
+
+class AudioModel(nn.Module):
+    """What training needs of a model.
+
+    Attributes:
+        standardize: fitted on the training part's frames before training.
+        loss: "cross_entropy" (scores are logits) or "margin" (scores are capsule lengths).
+    """
+
+    loss = "cross_entropy"
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.standardize = Standardize(in_features)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, in_features), (B,) -> (B, classes)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system that can be built by name: its class and the dataclass of its options."""
+
+    model: Callable[..., AudioModel]
+    config: type
+
+
+@cache
+def entries() -> Mapping[str, Entry]:
+    """All systems by name: the ``MODELS`` of each file in this folder."""
+    found: dict[str, Entry] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "MODELS", {})
+    return found
+
+
+def build(name: str, in_features: int, num_classes: int, **options: object) -> AudioModel:
+    """A fresh model.
+
+    Args:
+        name: "cnn", "lstm", "att", "caps", ...
+        in_features: features a frame.
+        num_classes: scores.
+        options: fields of the model's dataclass that differ from the paper's.
+    Raises:
+        CapslibError: for an unknown name or option, with the nearest.
+    """
+    entry = entries()[choose(name, entries(), "model")]
+    for option in options:
+        choose(option, [field.name for field in fields(entry.config)], f"option of model {name!r}")
+    return entry.model(in_features, num_classes, entry.config(**options))
+
+
+def home(name: str) -> str:
+    """The module that defines a model, for the code version of its records."""
+    model = entries()[choose(name, entries(), "model")].model
+    module = inspect.getmodule(model)
+    if module is None:
+        raise CapslibError(f"model {name!r} is not defined in a module")
+    return module.__name__
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,171 @@
+"""Records: one file a run, written whole or not at all, found again by what decided the run."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from capslib import paths
+from capslib.errors import CapslibError
+
+SCHEMA = 1
+# What may differ between two records of the same run on the same machine.
+VOLATILE = ("provenance",)
+# Fingerprints of the data stand for these rooms; the others cannot change a number.
+_NOT_CODE = ("capslib.corpora", "capslib.errors", "capslib.paths")
+
+
+@functools.cache
+def _file(module: str) -> Path | None:
+    found = importlib.util.find_spec(module)
+    return Path(found.origin) if found and found.origin else None
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_file(module).read_text(encoding="utf-8"))
+
+
+def _imports(module: str) -> Iterator[tuple[str, str | None]]:
+    """(module, name) of every import of ours: ``from capslib.layers import BiLSTM`` and ``from capslib import paths``."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "capslib":
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names if alias.name.split(".")[0] == "capslib")
+
+
+def _defining(module: str, name: str | None) -> str:
+    """The module in which ``name`` is defined: a submodule, another one that a package re-exports from, or itself."""
+    if name and _is_module(f"{module}.{name}"):
+        return f"{module}.{name}"
+    if name and _file(module).name == "__init__.py":
+        for source, exported in _imports(module):
+            if exported == name and source != module:
+                return _defining(source, name)
+    return module
+
+
+def _is_module(module: str) -> bool:
+    try:
+        return _file(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def modules_that_matter(*roots: str) -> list[str]:
+    """The given modules and all of ours that they use, by name; a package that only re-exports is looked through."""
+    found, queue = set(), list(roots)
+    while queue:
+        module = queue.pop()
+        if module in found or module == "capslib" or module.startswith(_NOT_CODE):
+            continue
+        found.add(module)
+        queue.extend(_defining(source, name) for source, name in _imports(module))
+    return sorted(found)
+
+
+def _bare(module: str) -> str:
+    """Source without docstrings, comment lines and blank lines, which change nothing."""
+    lines = _file(module).read_text(encoding="utf-8").splitlines()
+    for node in ast.walk(_tree(module)):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                lines[value.lineno - 1 : value.end_lineno] = [""] * (value.end_lineno - value.lineno + 1)
+    kept = (re.sub(r"\s+", "", line) for line in lines)
+    return "\n".join(line for line in kept if line and not line.startswith("#"))
+
+
+@functools.cache
+def code_version(*roots: str) -> str:
+    """SHA-256 (16 digits) of the modules that matter."""
+    text = "\n".join(f"{module}\n{_bare(module)}" for module in modules_that_matter(*roots))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_key(config: dict, data_fingerprint: str, code: str) -> str:
+    """Under which a run is found: SHA-256 (16 digits) of configuration (with fold and seed), data and code."""
+    text = json.dumps([SCHEMA, config, data_fingerprint, code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_name(config: dict, key: str) -> str:
+    """Readable, and unique by the key: ``fsdd-digit_caps_theo_s0_<key>.json``."""
+    words = [config["corpus"], config["model"], config["split"], f"s{config['seed']}", key]
+    return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in words) + ".json"
+
+
+def read(path: Path) -> dict:
+    """One record.
+
+    Raises:
+        CapslibError: if the file is no record, or one of another version.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CapslibError(f"{paths.shown(path)} is not a readable record ({error}): delete it") from None
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA:
+        raise CapslibError(
+            f"{paths.shown(path)} is a record of version {schema}, this capslib reads version {SCHEMA}: it is run again"
+        )
+    return record
+
+
+@dataclass
+class Store:
+    """Folders of records: looked up in order, written to the last.
+
+    Attributes:
+        folders: where records are read.
+        unreadable: one sentence for each file that is no record of this version; such runs are made again.
+    """
+
+    folders: tuple[Path, ...]
+    unreadable: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._found: dict[str, dict] = {}
+        for folder in self.folders:
+            for path in sorted(folder.glob("*.json")):
+                try:
+                    record = read(path)
+                except CapslibError as error:
+                    self.unreadable.append(str(error))
+                    continue
+                self._found.setdefault(record["key"], record)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: str) -> dict | None:
+        """The record of a run, or None."""
+        return self._found.get(key)
+
+    def older(self, config: dict) -> dict | None:
+        """A record of the same configuration, made by other code or from other data; the latest, if there are several."""
+        text = json.dumps(config, sort_keys=True)
+        same = [r for r in self._found.values() if json.dumps(r["config"], sort_keys=True) == text]
+        return max(same, key=lambda r: r["provenance"]["date"], default=None)
+
+    def put(self, record: dict) -> Path:
+        """Write a record to the last folder, atomically."""
+        path = self.folders[-1] / file_name(record["config"], record["key"])
+        paths.write_text(path, json.dumps(record, indent=None, separators=(",", ":"), sort_keys=True) + "\n")
+        self._found[record["key"]] = record
+        return path
+
+
+def comparable(record: dict) -> dict:
+    """What must be equal when the same run is made twice on one machine."""
+    return {name: value for name, value in record.items() if name not in VOLATILE}

@@ -1,0 +1,319 @@
+"""Many runs: a grid of configurations, of which only those without a record are trained.
+
+grid = study.grid(corpora.at_hand(), ["cnn", "lstm", "att", "caps"], profile="quick")
+runs = study.run(grid)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import joblib
+import pandas as pd
+from tqdm import tqdm
+
+from capslib import corpora, models, paths, training
+from capslib.errors import CapslibError, choose
+from capslib.records import SCHEMA, Store, code_version, run_key
+from capslib.training import RunConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a profile spends on one corpus; the same for every system.
+
+    Attributes:
+        epochs: of training.
+        seeds: how many, from 0.
+        batch_size: clips.
+        max_splits: folds, from the first; None for all.
+        max_train_clips: None for all.
+    """
+
+    epochs: int = 30
+    seeds: int = 1
+    batch_size: int = 32
+    max_splits: int | None = None
+    max_train_clips: int | None = None
+
+
+# Epochs fall with the size of a corpus, so that every system sees about 1,000 to 2,000 batches at least.
+PROFILES: Mapping[str, Mapping[str, Budget]] = {
+    "quick": {
+        "synth_digits": Budget(epochs=12, batch_size=16),
+        "synth_gender": Budget(epochs=6, batch_size=16),
+        "synth_emotion": Budget(epochs=10, batch_size=16),
+        "": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),
+    },
+    "full": {
+        "fsdd": Budget(epochs=30, seeds=5),
+        "fsdd6": Budget(epochs=15),
+        "emodb": Budget(epochs=30, seeds=3, batch_size=16),
+        "ravdess": Budget(epochs=30, batch_size=16),
+        "urbansound8k": Budget(epochs=15, batch_size=16),
+        "ased": Budget(epochs=10, batch_size=16),
+        "": Budget(epochs=30, batch_size=16),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell's worth of training: its configuration, the data it is for, and the key of its record."""
+
+    config: RunConfig
+    data: str
+    code: str
+
+    @property
+    def key(self) -> str:
+        """Under which its record is kept."""
+        return run_key(json.loads(json.dumps(asdict(self.config))), self.data, self.code)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs to make, and what is known of the corpora they are on.
+
+    Attributes:
+        profile: "quick" or "full".
+        runs: in the order in which they are made.
+        cards: facts about each corpus, by key (see ``Corpus.card``).
+        absent: how to get each corpus that was asked for and is not here, by key.
+    """
+
+    profile: str
+    runs: tuple[Run, ...]
+    cards: Mapping[str, dict]
+    absent: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Records of a grid.
+
+    Attributes:
+        grid: what was asked.
+        records: those there are, in the grid's order.
+        missing: runs without a record.
+        older: keys of records made by other code or from other data than today's.
+        notes: files that are no records of this version.
+    """
+
+    grid: Grid
+    records: tuple[dict, ...]
+    missing: tuple[Run, ...]
+    older: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a run: corpus, model, options, split, seed, test accuracy and UA, parameters, seconds, key."""
+        return pd.DataFrame([_row(record) for record in self.records], columns=list(_COLUMNS))
+
+    def of(self, **wanted: object) -> list[dict]:
+        """Records whose configuration has these values: ``runs.of(corpus="fsdd:digit", model="caps")``."""
+        return [r for r in self.records if all(r["config"][name] == value for name, value in wanted.items())]
+
+
+_COLUMNS = {
+    "corpus": lambda r: r["config"]["corpus"],
+    "model": lambda r: r["config"]["model"],
+    "options": lambda r: ", ".join(f"{name}={value}" for name, value in r["config"]["options"]),
+    "split": lambda r: r["config"]["split"],
+    "seed": lambda r: r["config"]["seed"],
+    "accuracy": lambda r: r["test"]["accuracy"],
+    "unweighted_accuracy": lambda r: r["test"]["unweighted_accuracy"],
+    "validation_accuracy": lambda r: r["validation"]["accuracy"],
+    "train_accuracy": lambda r: r["train"]["accuracy"],
+    "chosen_epoch": lambda r: r["chosen_epoch"],
+    "parameters": lambda r: r["parameters"],
+    "train_clips": lambda r: r["data"]["clips"]["train"],
+    "test_clips": lambda r: r["data"]["clips"]["test"],
+    "seconds": lambda r: r["provenance"]["seconds"],
+    "key": lambda r: r["key"],
+}
+
+
+def _row(record: dict) -> dict:
+    return {name: value(record) for name, value in _COLUMNS.items()}
+
+
+def reports() -> Path:
+    """Where reports and records go: ``$CAPSLIB_REPORTS``, by default ``reports/`` of the checkout."""
+    named = os.environ.get("CAPSLIB_REPORTS")
+    return Path(named).expanduser().resolve() if named else paths.root() / "reports"
+
+
+def accepted() -> Path:
+    """Quick records that were looked at and committed; the notebooks in git show these."""
+    return paths.root() / "data" / "accepted" / "quick"
+
+
+def store(profile: str, records: str = "accepted") -> Store:
+    """The records of a profile.
+
+    Args:
+        profile: "quick" or "full".
+        records: "accepted" reads the committed ones, then this machine's; "fresh" only this machine's. The full
+            profile's are committed where they are made, so there it makes no difference.
+    """
+    own = reports() / choose(profile, PROFILES, "profile") / "records"
+    choose(records, ("accepted", "fresh"), "choice of records")
+    return Store((accepted() / "records", own) if profile == "quick" and records == "accepted" else (own,))
+
+
+def _card(key: str, profile: str) -> dict:
+    """Facts about a corpus: from its recordings, or as they were when the profile's records were made."""
+    source, task = corpora.parse(key)
+    key = f"{source.name}:{task}"
+    kept = reports() / profile / "corpora" / f"{key.replace(':', '-')}.json"
+    if corpora.find(key) is None and kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    return corpora.load(key).card()
+
+
+def grid(
+    corpus: Sequence[str],
+    model: Sequence[str | tuple[str, Mapping[str, object]]],
+    profile: str = "quick",
+    seeds: Iterable[int] | None = None,
+    **changes: object,
+) -> Grid:
+    """All combinations of corpora, their splits, models and seeds.
+
+    Args:
+        corpus: keys; those not here are listed in ``absent``, with how to get them.
+        model: names, or (name, options that differ from the model's defaults).
+        profile: "quick" or "full": how many epochs, seeds and folds (``PROFILES``).
+        seeds: instead of the profile's.
+        changes: other fields of ``RunConfig``, for all runs.
+    """
+    budgets = PROFILES[choose(profile, PROFILES, "profile")]
+    cards, absent, runs = {}, {}, []
+    for key in corpus:
+        source, task = corpora.parse(key)
+        full_key = f"{source.name}:{task}"
+        if corpora.find(key) is None and not (reports() / profile / "corpora" / f"{source.name}-{task}.json").is_file():
+            absent[full_key] = source.how_to_get
+            continue
+        card = cards[full_key] = _card(full_key, profile)
+        budget = budgets.get(source.name, budgets[""])
+        for split in list(card["splits"])[: budget.max_splits]:
+            for entry in model:
+                name, options = (entry, {}) if isinstance(entry, str) else entry
+                config = RunConfig(
+                    corpus=full_key,
+                    split=split,
+                    model=name,
+                    options=tuple(sorted(options.items())),
+                    epochs=budget.epochs,
+                    batch_size=budget.batch_size,
+                    max_train_clips=budget.max_train_clips,
+                )
+                code = code_version("capslib.training", models.home(name))
+                for seed in range(budget.seeds) if seeds is None else seeds:
+                    run = Run(replace(config, seed=seed, **changes), card["splits"][split]["fingerprint"], code)
+                    runs.append(run)
+    runs.sort(key=lambda run: run.config.seed)  # one complete round before the next seed
+    return Grid(profile, tuple(runs), cards, absent)
+
+
+@contextmanager
+def executor(workers: int | None = None) -> Iterator[None]:
+    """Where runs go: single-threaded processes on this machine, or the Dask scheduler that ``$CAPSLIB_CLUSTER`` names.
+
+    Args:
+        workers: processes; by default ``$CAPSLIB_WORKERS``, or one a core.
+    """
+    address = os.environ.get("CAPSLIB_CLUSTER")
+    if address:
+        try:
+            from dask.distributed import Client
+        except ImportError:
+            raise CapslibError(
+                "CAPSLIB_CLUSTER is set, but Dask is not installed: pip install 'capslib[cluster]'"
+            ) from None
+        with Client(address), joblib.parallel_config(backend="dask"):
+            yield
+        return
+    workers = workers or int(os.environ.get("CAPSLIB_WORKERS", 0)) or joblib.cpu_count()
+    with warnings.catch_warnings():
+        # A worker that has grown by 300 MB is replaced by a fresh one; nothing is lost, and nobody needs to be told.
+        warnings.filterwarnings("ignore", message="A worker stopped")
+        with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+            yield
+
+
+def _make(run: Run, weights: Path | None) -> tuple[Run, dict | str]:
+    """A record, or in one sentence why there is none; runs in a worker."""
+    try:
+        record = training.train(run.config, weights)
+    except CapslibError as error:
+        return run, str(error)
+    if record["data"]["fingerprint"] != run.data:
+        return run, f"{run.config.title()}: the recordings changed while the grid was running: start it again"
+    return run, {"schema": SCHEMA, "key": run.key, "code": run.code, **record}
+
+
+def run(
+    grid: Grid,
+    records: str = "accepted",
+    train: bool = True,
+    workers: int | None = None,
+    keep_weights: bool = True,
+) -> Runs:
+    """Make what has no record yet. Each record is written as its run ends: an interruption loses only runs under way.
+
+    Args:
+        grid: what to run.
+        records: see ``store``.
+        train: False to only read records; older ones (other code or data) are then shown, and listed as such.
+        workers: see ``executor``.
+        keep_weights: save the chosen weights of each run beside the records (not in git).
+    Raises:
+        CapslibError: naming the runs that failed; the others' records are kept.
+    """
+    shelf = store(grid.profile, records)
+    folder = reports() / grid.profile
+    todo = [job for job in grid.runs if shelf.get(job.key) is None]
+    if train and todo:
+        for key, card in grid.cards.items():
+            card_file = folder / "corpora" / f"{key.replace(':', '-')}.json"
+            paths.write_text(card_file, json.dumps(card, indent=1, sort_keys=True) + "\n")
+        failures = []
+        with executor(workers):
+            jobs = (
+                joblib.delayed(_make)(job, folder / "weights" / f"{job.key}.safetensors" if keep_weights else None)
+                for job in todo
+            )
+            results = joblib.Parallel(return_as="generator_unordered")(jobs)
+            for _, result in tqdm(results, total=len(todo), desc="training", unit="run", file=sys.stderr):
+                if isinstance(result, str):
+                    failures.append(result)
+                else:
+                    shelf.put(result)
+        if failures:
+            shown = "; ".join(dict.fromkeys(failures))
+            raise CapslibError(f"{len(failures)} of {len(todo)} runs failed, the others are kept: {shown}")
+    found, missing, older = [], [], []
+    for job in grid.runs:
+        record = shelf.get(job.key)
+        if record is None and not train:
+            record = shelf.older(json.loads(json.dumps(asdict(job.config))))
+            if record is not None:
+                older.append(record["key"])
+        if record is None:
+            missing.append(job)
+        else:
+            found.append(record)
+    return Runs(grid, tuple(found), tuple(missing), tuple(older), tuple(shelf.unreadable))
