@@ -228,6 +228,38 @@ def grid(
     return Grid(profile, tuple(runs), cards, absent)
 
 
+def corpora_in(profile: str, wanted: str) -> list[str]:
+    """Keys of the corpora that a notebook uses.
+
+    Args:
+        profile: "quick" or "full".
+        wanted: "embedded"; "at hand" (quick: embedded ones and what real recordings there are; full: recordings only,
+            and those whose records are committed); or keys, "fsdd, ased:emotion".
+    """
+    if wanted == "embedded":
+        return corpora.at_hand(real=False)
+    if wanted == "at hand":
+        kept = [p.stem.replace("-", ":", 1) for p in sorted((reports() / profile / "corpora").glob("*.json"))]
+        here = corpora.at_hand(embedded=profile == "quick")
+        recorded = [key for key in kept if key not in here and corpora.parse(key)[0].make is None]
+        return here + (recorded if profile == "full" else [])
+    keys = []
+    for key in wanted.split(","):
+        source, task = corpora.parse(key.strip())
+        keys.append(f"{source.name}:{task}")
+    return keys
+
+
+def first_line(profile: str, keys: Sequence[str]) -> str:
+    """What a notebook says first: the profile, and which recordings it is about."""
+    embedded = [key for key in keys if corpora.parse(key)[0].make]
+    real = [key for key in keys if key not in embedded]
+    return (
+        f"Profile {profile}. Embedded synthetic corpora: {', '.join(embedded) or 'none'}. "
+        f"Real recordings: {', '.join(real) or 'none in this run'}."
+    )
+
+
 @contextmanager
 def executor(workers: int | None = None) -> Iterator[None]:
     """Where runs go: single-threaded processes on this machine, or the Dask scheduler that ``$CAPSLIB_CLUSTER`` names.
@@ -316,4 +348,8 @@ def run(
             missing.append(job)
         else:
             found.append(record)
+    if grid.runs and not found:
+        raise CapslibError(
+            f"profile {grid.profile!r} has no record for any of the {len(grid)} runs: run `make reproduce` to make them"
+        )
     return Runs(grid, tuple(found), tuple(missing), tuple(older), tuple(shelf.unreadable))

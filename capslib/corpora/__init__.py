@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def parse(key: str) -> tuple[Source, str]:
         from capslib.corpora.folder import source as own
 
         return own(paths.data() / task, task), task
+    if name == "folder":
+        raise CapslibError("name your folder: 'folder:birds' for the folder birds/ in the data folder")
     source = sources()[choose(name, sources(), "corpus")]
     return source, choose(task, source.tasks, f"task of corpus {name!r}") if task else next(iter(source.tasks))
 
@@ -64,7 +67,8 @@ def load(key: str, task: str | None = None) -> Corpus:
     folder = find(key)
     if folder is None:
         raise CapslibError(
-            f"corpus {source.name!r} is not here: there is no {source.folder}/ in {paths.shown(paths.data())}; "
+            f"corpus {source.name!r} is not here: there is no {source.folder}/ in the data folder "
+            f"({'$CAPSLIB_DATA' if os.environ.get('CAPSLIB_DATA') else 'data/'}); "
             f"{source.how_to_get}"
         )
     return _load(f"{source.name}:{named}", folder.resolve())

@@ -24,6 +24,7 @@ from capslib import paths
 
 MINIMUM_SECONDS = 0.040  # one analysis frame of every paper
 _VERSION = 2
+_WIDER = {"PCM_24": "24-bit", "PCM_32": "32-bit", "FLOAT": "floating-point", "DOUBLE": "floating-point"}
 
 
 class Unusable(Exception):
@@ -68,8 +69,8 @@ def _ends_early(path: Path) -> bool:
         if head[:4] == b"OggS":
             file.seek(max(0, size - 65_536))
             tail = file.read()
-            last = tail.rfind(b"OggS")
-            return last < 0 or not tail[last + 5] & 4
+            flags = tail[tail.rfind(b"OggS") :][5:6]  # b"" if the file ends within a page's first bytes
+            return not flags or not flags[0] & 4
     return False
 
 
@@ -93,11 +94,13 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         raise Unusable(f"unreadable: {reason}") from None
+    except MemoryError:
+        raise Unusable("unreadable: its header claims more samples than fit into memory") from None
     if _ends_early(path) or 0 < len(wide) < expected < 2**62:
         raise Unusable("truncated: the file ends before its header says")
     if len(wide) == 0:
         raise Unusable("empty: no samples")
-    notes = []
+    notes = [f"{_WIDER[subtype]} samples rounded to 16 bits"] if subtype in _WIDER else []
     exact = wide.dtype == np.int16
     if not exact and not np.isfinite(wide).all():
         raise Unusable("holds NaN or infinite samples")
@@ -119,6 +122,14 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
     return samples, ", ".join(notes)
 
 
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError:  # a link to nowhere, as git-annex leaves them: decoding will say so
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def _try_decode(job: tuple[Path, int]) -> tuple[np.ndarray | None, str]:
     try:
         return decode(*job)
@@ -137,12 +148,11 @@ def load(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: i
         labels: how each clip is named in lists of problems (its path inside the corpus).
         sample_rate: in hertz.
     """
-    stats = [file.stat() for file in files]
-    manifest = [(label, s.st_size, s.st_mtime_ns) for label, s in zip(labels, stats, strict=True)]
+    manifest = [(label, *_stamp(file)) for label, file in zip(labels, files, strict=True)]
     key = hashlib.sha256(json.dumps([_VERSION, sample_rate, manifest]).encode()).hexdigest()[:16]
     folder = paths.cache() / "audio"
     index, samples_file = folder / f"{name}-{key}.json", folder / f"{name}-{key}.npy"
-    if not index.is_file():
+    if not (index.is_file() and samples_file.is_file()):
         _decode_all(name, files, labels, sample_rate, index, samples_file)
     facts = json.loads(index.read_text(encoding="utf-8"))
     problems = pd.DataFrame(facts["problems"], columns=["path", "reason", "used"]).astype({"used": bool})

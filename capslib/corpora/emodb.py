@@ -22,7 +22,7 @@ MEN = ("03", "10", "11", "12", "15")
 
 def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     table, notes = clips(
-        folder, r"(?:.*/)?wav/(?P<speaker>\d\d)(?P<text>[a-z]\d\d)(?P<code>[WLEAFTN])(?P<version>[a-z])"
+        folder, r"(?:.*/)?wav/(?P<speaker>03|08|09|1[0-6])(?P<text>[a-z]\d\d)(?P<code>[WLEAFTN])(?P<version>[a-z])"
     )
     table["emotion"] = table["code"].map(EMOTIONS)
     table["gender"] = table["speaker"].isin(MEN).map({True: "male", False: "female"})

@@ -25,7 +25,7 @@ _NO_GROUPS = (
 
 def _read_csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")  # as Excel saves it, too
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CapslibError(f"{paths.shown(file)} cannot be read as csv: {error}") from None
     absent = [column for column in ("path", "label") if column not in table.columns]
@@ -37,6 +37,10 @@ def _read_csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
         if column in table and (table[column].str.strip() == "").any():
             row = table.index[table[column].str.strip() == ""][0]
             raise CapslibError(f"{paths.shown(file)}, line {row + 2}: empty {column}")
+    twice = table["path"].duplicated()
+    if twice.any():
+        row = table.index[twice][0]
+        raise CapslibError(f"{paths.shown(file)}, line {row + 2}: {table['path'][row]!r} is listed a second time")
     outside = table["path"].map(lambda p: Path(p).is_absolute() or ".." in Path(p).parts)
     if outside.any():
         raise CapslibError(f"{paths.shown(file)}: {table.loc[outside, 'path'].iloc[0]!r} leads out of its folder")
@@ -87,7 +91,7 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         scarce = groups.idxmin()
         if groups[scarce] < 3:
             raise CapslibError(
-                f"corpus 'folder:{name}': class {scarce!r} has {groups[scarce]} group(s), and training, validation and test "
+                f"class {scarce!r} has {groups[scarce]} group(s), and training, validation and test "
                 f"need one each: add clips of {scarce!r} from other groups, or leave the class out"
             )
         folds = min(num_folds, int(groups[scarce]))

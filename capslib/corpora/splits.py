@@ -51,10 +51,22 @@ def leave_one_group_out(table: pd.DataFrame, group: str, validation: pd.Series) 
     return splits
 
 
+def _cut(part: pd.DataFrame, group: str, stratify: str, at_most: int) -> StratifiedGroupKFold:
+    """Into as many parts as asked for; fewer where a subset of an archive has too few groups, or clips of every class."""
+    groups, clips = part[group].nunique(), int(part[stratify].value_counts().max())
+    if min(groups, clips) < 2:
+        raise CapslibError(
+            f"{groups} {group}(s) with at most {clips} clip(s) a class cannot be split into training, validation and test: "
+            "add recordings"
+        )
+    return StratifiedGroupKFold(n_splits=min(at_most, groups, clips))
+
+
 def grouped_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 5) -> pd.Series:
-    """Number the folds 1..num_folds so that groups stay whole and the classes of ``stratify`` are spread evenly."""
+    """Number the folds 1..num_folds (fewer in a small subset) so that groups stay whole and the classes of ``stratify``
+    are spread evenly."""
     folds = pd.Series(0, index=table.index)
-    cut = StratifiedGroupKFold(n_splits=num_folds)
+    cut = _cut(table, group, stratify, num_folds)
     for number, (_, test) in enumerate(cut.split(table, table[stratify], table[group]), start=1):
         folds.iloc[test] = number
     return folds
@@ -65,8 +77,8 @@ def hold_out_groups(table: pd.DataFrame, ids: Sequence[str], group: str, stratif
     part = table.loc[list(ids)]
     num_groups = part[group].nunique()
     num_cuts = min(7, num_groups // 2) if num_groups >= 8 else num_groups
-    cut = StratifiedGroupKFold(n_splits=num_cuts)
-    _, chosen = next(iter(cut.split(part, part[stratify], part[group])))
+    cut = _cut(part, group, stratify, num_cuts)
+    chosen = next(test for _, test in cut.split(part, part[stratify], part[group]) if len(test))
     return tuple(part.index[chosen])
 
 

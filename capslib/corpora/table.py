@@ -135,7 +135,8 @@ class Corpus:
         """SHA-256 (16 digits) over ids, labels, groups and integer samples: the same on every machine."""
         digest = hashlib.sha256()
         for item, row in self.table.sort_index().iterrows():
-            digest.update(f"{item}\t{row['label']}\t{row['group']}\t{row['sha256']}\n".encode())
+            line = f"{item}\t{row['label']}\t{row['group']}\t{row['sha256']}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))  # file names need not be UTF-8
         return digest.hexdigest()[:16]
 
     def split_fingerprint(self, name: str) -> str:
@@ -196,15 +197,16 @@ def assemble(source: Source, task: str, folder: Path) -> Corpus:
         CapslibError: if nothing usable is there, or the splits would let a group or a recording straddle.
     """
     about = source.tasks[task]
+    called = f"{source.name}:{task}" if about.evidence == "own data" else source.name
     table, missing = source.read(folder)
     if table.empty:
-        raise CapslibError(f"corpus {source.name!r}: no clip in {paths.shown(folder)}; {source.how_to_get}")
+        raise CapslibError(f"corpus {called!r}: no clip in {paths.shown(folder)}; {source.how_to_get}")
     table = table.sort_values("path").reset_index(drop=True)
     table["id"] = [Path(p).with_suffix("").as_posix() for p in table["path"]]
     twice = table.loc[table["id"].duplicated(), "path"]
     if len(twice):
         raise CapslibError(
-            f"corpus {source.name!r}: {twice.iloc[0]!r} is there twice in different containers: keep one of them"
+            f"corpus {called!r}: {twice.iloc[0]!r} is there twice in different containers: keep one of them"
         )
     decoded = decoding.load(
         source.name, [folder / p for p in table["path"]], table["path"].tolist(), source.sample_rate
@@ -218,17 +220,25 @@ def assemble(source: Source, task: str, folder: Path) -> Corpus:
     if about.classes:
         table = table[table["label"].isin(about.classes)].copy()
     table["group"] = table[about.group].astype(str)
+    if table.empty and unusable.empty:
+        raise CapslibError(
+            f"corpus {called!r}: no clip of the classes of task {task!r} ({', '.join(about.classes or ())}); "
+            f"{source.how_to_get}"
+        )
     if table.empty:
         raise CapslibError(
-            f"corpus {source.name!r}: none of {len(unusable)} clips can be used; the first, "
+            f"corpus {called!r}: none of {len(unusable)} clips can be used; the first, "
             f"{unusable['path'].iloc[0]}: {unusable['reason'].iloc[0]}"
         )
     if table["label"].nunique() < 2:
         raise CapslibError(
-            f"corpus {source.name!r}: all clips are of class {table['label'].iloc[0]!r}: a classifier needs two classes"
+            f"corpus {called!r}: all clips are of class {table['label'].iloc[0]!r}: a classifier needs two classes"
         )
-    splits = about.splits(table)
-    protocols.check(table, splits, "label", "group", source.name)
+    try:
+        splits = about.splits(table)
+    except CapslibError as error:
+        raise CapslibError(f"corpus {called!r}: {error}") from None
+    protocols.check(table, splits, "label", "group", called)
     if about.interval_over == "fold":
         table["unit"] = pd.Series({item: split.name for split in splits for item in split.test}).reindex(table.index)
     else:

@@ -1,0 +1,125 @@
+"""The command line: ``python -m capslib reproduce``; the Makefile's targets call these."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+
+from capslib.errors import CapslibError
+
+
+def _literal(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from capslib import report, study
+
+    before = set((study.reports() / options.profile / "records").glob("*.json"))
+    defaults = {"CORPORA": "at hand", "RECORDS": "fresh"}
+    index = report.make(options.profile, _words(options.notebooks), defaults, dict(options.parameter))
+    made = set((study.reports() / options.profile / "records").glob("*.json")) - before
+    print(f"{len(made)} runs trained; open {index.relative_to(study.reports().parent).as_posix()}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from capslib import report
+
+    corpora = "embedded" if options.profile == "quick" else "at hand"
+    defaults = {"CORPORA": corpora, "RECORDS": "accepted", "TRAIN": False}
+    index = report.make(options.profile, _words(options.notebooks), defaults, dict(options.parameter))
+    print(f"rendered from records, nothing trained; open {index.parent.name}/{index.name} in the reports")
+
+
+def _accept(_: argparse.Namespace) -> None:
+    from capslib import report
+
+    for notebook in report.accept():
+        print(f"accepted: {notebook.name}")
+
+
+def _refresh(_: argparse.Namespace) -> None:
+    from capslib import report
+
+    for notebook in report.refresh():
+        print(f"executed: {notebook.name}")
+
+
+def _data(options: argparse.Namespace) -> None:
+    from capslib import corpora, paths
+    from capslib.corpora import download
+
+    for name in _words(options.corpora):
+        try:
+            folder = download.fetch(name, paths.data())
+            print(f"{name}: in {paths.shown(folder)}")
+        except CapslibError as error:
+            print(f"{name}: {error}")
+    for key in corpora.at_hand():
+        card = corpora.load(key).card()
+        print(f"{key}: {card['clips']} clips, {card['groups']} {card['group']}s, {len(card['classes'])} classes")
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    import joblib
+    import torch
+    from tqdm import tqdm
+
+    from capslib import corpora, paths, study
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: everything runs on the processor"
+    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, {joblib.cpu_count()} cores, {device}")
+    print(f"data folder: {'CAPSLIB_DATA' if paths.data() != paths.root() / 'data' else 'data/ of the checkout'}")
+    for name, source in corpora.sources().items():
+        print(f"  {name}: {'here' if corpora.find(name) else 'not here; ' + source.how_to_get}")
+    for profile in study.PROFILES:
+        shelf = study.store(profile)
+        print(f"{profile}: {len(shelf)} records, {len(shelf.unreadable)} unreadable files")
+        for sentence in shelf.unreadable:
+            tqdm.write(f"  {sentence}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; bad input ends in one sentence and exit status 2."""
+    parser = argparse.ArgumentParser(prog="capslib", description="Capsule networks for audio: a reproducible study.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, action, what in (
+        ("reproduce", _reproduce, "run notebooks, train what has no record on this machine, render reports/<profile>"),
+        ("report", _report, "render reports/<profile> from committed records, without training"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.set_defaults(action=action)
+        command.add_argument("--profile", default="quick", help="quick or full (default quick)")
+        command.add_argument("--notebooks", default="", help='numbers, as "01 02"; all by default')
+        command.add_argument("-p", "--parameter", type=_literal, action="append", default=[], metavar="NAME=VALUE")
+    commands.add_parser("accept", help="take this machine's quick records into git").set_defaults(action=_accept)
+    commands.add_parser("refresh", help="execute the notebooks in git in place").set_defaults(action=_refresh)
+    command = commands.add_parser("data", help="download what its owners let anyone download, list what is here")
+    command.set_defaults(action=_data)
+    command.add_argument("--corpora", default="fsdd")
+    commands.add_parser("doctor", help="what this machine has").set_defaults(action=_doctor)
+    options = parser.parse_args(arguments)
+    try:
+        options.action(options)
+    except CapslibError as error:
+        print(f"capslib: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("capslib: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Notebooks through papermill, made canonical, and the pages that a reader opens: HTML without any connection.
+
+A notebook in git is executed at the quick profile and reads accepted records; ``reports/<profile>/`` holds the executed
+copies. Canonical means that the same results give the same bytes: no run times, no stderr, cells numbered 1..n.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from capslib import paths, study
+from capslib.errors import CapslibError, choose
+
+CELL_TIMEOUT = 6 * 3600
+_PAGE = jinja2.Template(
+    """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
+table { border-collapse: collapse; font-size: 0.85rem; margin: 0.5rem 0 } th, td { border-bottom: 1px solid #ddd }
+pre { white-space: pre-wrap; font-size: 0.85rem; background: #f6f6f6; padding: 0.5rem } img { max-width: 100% }
+.jp-OutputArea-output, .output_area { overflow-x: auto } .prompt, .anchor-link { display: none }
+footer { margin-top: 3rem; border-top: 1px solid #ddd; color: #666; font-size: 0.85rem } a { color: #0072B2 }
+</style></head><body>
+{{ body }}
+<footer>{{ footer }}</footer></body></html>
+"""
+)
+
+
+def notebooks() -> dict[str, Path]:
+    """Notebooks by number: {"01": notebooks/01_features.ipynb, ...}."""
+    return {path.name[:2]: path for path in sorted((paths.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
+    """papermill runs on with a misspelt parameter; we do not.
+
+    Raises:
+        CapslibError: with the nearest name.
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    for name in parameters:
+        choose(name, known, f"parameter of {notebook.name}")
+
+
+def canonical(notebook: NotebookNode) -> NotebookNode:
+    """The same results as the same bytes: cells numbered in order, no times, no stderr, no kernel of one machine."""
+    nb = nbformat.from_dict(notebook)
+    nb.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    count = 0
+    nb.cells = [cell for cell in nb.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for i, cell in enumerate(nb.cells):
+        cell.id = f"cell-{i:02d}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        cell.outputs = [_canonical_output(out, count) for out in cell.outputs if out.get("name") != "stderr"]
+    return nb
+
+
+def _canonical_output(output: NotebookNode, count: int) -> NotebookNode:
+    if output.output_type == "execute_result":
+        output.execution_count = count
+    if "metadata" in output:
+        output.metadata = nbformat.from_dict({})
+    return output
+
+
+def execute(notebook: Path, parameters: Mapping[str, object], into: Path) -> NotebookNode:
+    """Run a notebook from top to bottom in a kernel of this environment.
+
+    Args:
+        notebook: with a cell tagged ``parameters``.
+        parameters: by name; unknown ones are refused.
+        into: the executed notebook, as papermill leaves it; written even when a cell fails.
+    Raises:
+        CapslibError: naming the notebook, the cell and the error.
+    """
+    check_parameters(notebook, parameters)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return papermill.execute_notebook(
+            str(notebook),
+            str(into),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(notebook.parent),
+            execution_timeout=CELL_TIMEOUT,
+            start_timeout=180,
+            log_output=False,
+            stderr_file=sys.stderr,
+        )
+    except papermill.PapermillExecutionError as error:
+        raise CapslibError(
+            f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (the notebook as far as it came: "
+            f"{paths.shown(into)})"
+        ) from None
+
+
+def html(notebook: NotebookNode, title: str, footer: str) -> str:
+    """One page, code hidden, pictures inside, nothing fetched."""
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True)
+    exporter.exclude_output_prompt = True
+    body, _ = exporter.from_notebook_node(notebook)
+    return _PAGE.render(title=title, body=body, footer=footer)
+
+
+def revision() -> str:
+    """The commit that this checkout is at, with "+changes" if files differ; "no git" outside a repository."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=paths.root(), check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short=10", "HEAD")
+    # Reports are what is being written, so they do not count.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports")
+    return (commit + ("+changes" if changed else "")) if commit else "no git"
+
+
+def make(
+    profile: str,
+    numbers: Sequence[str] = (),
+    defaults: Mapping[str, object] | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> Path:
+    """Execute notebooks and render ``reports/<profile>/``.
+
+    Args:
+        profile: "quick" or "full".
+        numbers: of the notebooks, all by default.
+        defaults: parameters for those notebooks that have them.
+        parameters: that every chosen notebook must have.
+    Returns:
+        The index page.
+    Raises:
+        CapslibError: after all notebooks were tried, naming those that failed.
+    """
+    choose(profile, study.PROFILES, "profile")
+    there = notebooks()
+    chosen = [there[choose(number[:2], there, "notebook")] for number in numbers] or list(there.values())
+    wanted = {}
+    for notebook in chosen:
+        check_parameters(notebook, parameters or {})
+        known = papermill.inspect_notebook(str(notebook))
+        offered = {"PROFILE": profile, **(defaults or {}), **(parameters or {})}
+        wanted[notebook] = {name: value for name, value in offered.items() if name in known}
+    out = study.reports() / profile
+    failures = []
+    for notebook in chosen:
+        began = time.perf_counter()
+        print(f"{notebook.name}: running", flush=True)
+        unfinished = out / "notebooks" / f".{notebook.name}"
+        try:
+            executed = canonical(execute(notebook, wanted[notebook], unfinished))
+        except CapslibError as error:
+            failures.append(str(error))
+            print(f"{notebook.name}: FAILED: {error}", flush=True)
+            continue
+        unfinished.unlink(missing_ok=True)
+        footer = (
+            f"{notebook.name}, profile {profile}, code at {revision()}; every number comes from a record in records/."
+        )
+        paths.write_text(out / "notebooks" / notebook.name, nbformat.writes(executed) + "\n")
+        paths.write_text(out / f"{notebook.stem}.html", html(executed, notebook.stem, footer))
+        print(f"{notebook.name}: done in {time.perf_counter() - began:.0f} s", flush=True)
+    index = write_index(profile)
+    if failures:
+        raise CapslibError(f"{len(failures)} of {len(chosen)} notebooks failed: " + "; ".join(failures))
+    return index
+
+
+def write_index(profile: str) -> Path:
+    """``reports/<profile>/index.html``: the pages, tables, figures and how many records there are."""
+    out = study.reports() / profile
+    pages = [(p.name, _title(out / "notebooks" / f"{p.stem}.ipynb")) for p in sorted(out.glob("[0-9][0-9]_*.html"))]
+    tables = sorted(p.name for p in (out / "tables").glob("*.csv"))
+    figures = sorted(p.stem for p in (out / "figures").glob("*.png"))
+    body = jinja2.Template(
+        """<h1>Capsule networks for audio: {{ profile }} report</h1>
+{% if profile == "quick" %}<p>Synthetic corpora and small budgets: this shows that the study runs, not what is true of
+speech. The published questions are answered by the full report.</p>{% endif %}
+<ul>{% for file, title in pages %}<li><a href="{{ file }}">{{ title }}</a></li>{% endfor %}</ul>
+<h2>Figures</h2>{% for name in figures %}
+<p><a href="figures/{{ name }}.svg"><img src="figures/{{ name }}.png" alt="{{ name }}" width="420"></a><br>
+{{ name }}: <a href="figures/{{ name }}.svg">SVG</a>, <a href="figures/{{ name }}.csv">data</a></p>{% endfor %}
+<h2>Tables</h2><ul>{% for name in tables %}<li><a href="tables/{{ name }}">{{ name }}</a></li>{% endfor %}</ul>
+<h2>Records</h2><p>{{ records }} run records in <a href="records/">records/</a>: configuration, fold, seed, data and code
+fingerprints, metrics an epoch, confusion matrix and predictions of every run.</p>"""
+    ).render(profile=profile, pages=pages, tables=tables, figures=figures, records=len(study.store(profile)))
+    title = f"Capsule networks for audio: {profile}"
+    return paths.write_text(out / "index.html", _PAGE.render(title=title, body=body, footer=f"code at {revision()}"))
+
+
+def _title(notebook: Path) -> str:
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return cell.source.splitlines()[0][2:]
+    return notebook.stem
+
+
+def accept() -> list[Path]:
+    """Take this machine's quick records as the accepted ones, and execute the notebooks in git anew with them.
+
+    Returns:
+        The notebooks written.
+    Raises:
+        CapslibError: if there are no quick records yet.
+    """
+    own = study.reports() / "quick" / "records"
+    fresh = sorted(own.glob("*.json"))
+    if not fresh:
+        raise CapslibError(
+            "there are no records in reports/quick: run `make reproduce` first, look at its report, then accept"
+        )
+    folder = study.accepted() / "records"
+    for old in folder.glob("*.json"):
+        old.unlink()
+    for path in fresh:
+        paths.write_text(folder / path.name, path.read_text(encoding="utf-8"))
+    return refresh()
+
+
+def refresh() -> list[Path]:
+    """Execute the notebooks in git with their own defaults and write them back, canonical."""
+    written = []
+    for notebook in notebooks().values():
+        unfinished = study.reports() / "quick" / "notebooks" / f".{notebook.name}"
+        executed = canonical(execute(notebook, {}, unfinished))
+        unfinished.unlink(missing_ok=True)
+        written.append(paths.write_text(notebook, nbformat.writes(executed) + "\n"))
+    return written

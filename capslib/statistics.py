@@ -1,0 +1,226 @@
+"""What the records allow one to say: intervals over speakers, paired tests on the same folds and seeds, families of tests.
+
+Clips of one speaker are not independent, so an interval is over speakers (or official folds), never over clips. Two
+systems are compared in pairs on the same folds and seeds, with a variance that knows that the training parts overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from capslib.errors import CapslibError
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% t-interval; ``low`` and ``high`` are NaN for fewer than two values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if self.n < 2:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """Mean and t-interval over independent units.
+
+    Args:
+        values: one a unit (speaker, fold).
+        bounds: the interval is cut off there; accuracies lie in [0, 1].
+    Raises:
+        CapslibError: if there is no value.
+    """
+    x = np.asarray(values, dtype=float)
+    if len(x) == 0:
+        raise CapslibError("an interval needs at least one value: no run has a record yet")
+    if len(x) == 1:
+        return Interval(float(x[0]), float("nan"), float("nan"), 1)
+    half = stats.t.ppf(1 - LEVEL / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    low, high = np.clip([x.mean() - half, x.mean() + half], *bounds)
+    return Interval(float(x.mean()), float(low), float(high), len(x))
+
+
+def unit_accuracies(records: Sequence[dict]) -> pd.Series:
+    """Accuracy of every unit (speaker, fold), clips pooled within a seed, mean over the seeds.
+
+    Args:
+        records: of one system on one corpus; all folds and seeds there are.
+    """
+    rows = [
+        (unit, record["config"]["seed"], right, clips)
+        for record in records
+        for unit, (right, clips) in record["units"].items()
+    ]
+    frame = pd.DataFrame(rows, columns=["unit", "seed", "right", "clips"])
+    pooled = frame.groupby(["unit", "seed"])[["right", "clips"]].sum()
+    return (pooled["right"] / pooled["clips"]).groupby("unit").mean()
+
+
+def cell(records: Sequence[dict]) -> Interval:
+    """What a table shows for one system on one corpus: mean accuracy over units, with its interval."""
+    return interval(unit_accuracies(records).to_numpy())
+
+
+@dataclass(frozen=True)
+class Test:
+    """A paired comparison: mean difference, its 95% interval, t, degrees of freedom and two-sided p."""
+
+    difference: float
+    low: float
+    high: float
+    t: float
+    p: float
+    n: int
+
+
+def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: float) -> Test:
+    """Paired t-test for results of resampled, overlapping training sets (Nadeau and Bengio 2003).
+
+    The variance of the mean is s^2 (1/n + n_test / n_train) in place of s^2 / n.
+
+    Args:
+        differences: of two systems on the same folds and seeds, (n,), n at least 2.
+        test_train_ratio: test clips over training clips of a fold.
+    """
+    d = np.asarray(differences, dtype=float)
+    n = len(d)
+    if n < 2:
+        raise CapslibError("a paired test needs at least two common folds or seeds")
+    mean, variance = d.mean(), d.var(ddof=1)
+    error = np.sqrt(variance * (1 / n + test_train_ratio))
+    if error == 0:
+        equal = mean == 0
+        return Test(float(mean), float(mean), float(mean), 0.0 if equal else float("inf"), 1.0 if equal else 0.0, n)
+    t = mean / error
+    half = stats.t.ppf(1 - LEVEL / 2, n - 1) * error
+    return Test(float(mean), float(mean - half), float(mean + half), float(t), float(2 * stats.t.sf(abs(t), n - 1)), n)
+
+
+def paired(first: Sequence[dict], second: Sequence[dict], metric: str = "accuracy") -> Test:
+    """Compare two systems on the folds and seeds that both have.
+
+    Args:
+        first, second: records of one corpus.
+        metric: of the test part, "accuracy" or "unweighted_accuracy".
+    """
+
+    def by_run(records: Sequence[dict]) -> dict[tuple[str, int], dict]:
+        return {(r["config"]["split"], r["config"]["seed"]): r for r in records}
+
+    a, b = by_run(first), by_run(second)
+    common = sorted(a.keys() & b.keys())
+    differences = [a[run]["test"][metric] - b[run]["test"][metric] for run in common]
+    ratios = [a[run]["data"]["clips"]["test"] / a[run]["data"]["clips"]["train"] for run in common]
+    return corrected_resampled_t_test(differences, float(np.mean(ratios)) if ratios else 0.0)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down adjustment over a family of tests: (n,) -> (n,)."""
+    return multipletests(list(p_values), method="holm")[1] if len(p_values) else np.zeros(0)
+
+
+def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -> pd.DataFrame:
+    """Every other model of a corpus against ``reference``, Holm-corrected over all rows.
+
+    Returns:
+        Columns corpus, comparison, difference, low, high, p, p (Holm), n, verdict. The verdict is "higher", "lower"
+        or "inconclusive" at the 5% level after correction; "one fold only" where no pair allows a test.
+    """
+    rows = []
+    for corpus in dict.fromkeys(r["config"]["corpus"] for r in records):
+        of_corpus = [r for r in records if r["config"]["corpus"] == corpus]
+        ours = [r for r in of_corpus if r["config"]["model"] == reference]
+        for model in dict.fromkeys(r["config"]["model"] for r in of_corpus):
+            if model == reference or not ours:
+                continue
+            row = {"corpus": corpus, "comparison": f"{reference} - {model}"}
+            try:
+                test = paired(ours, [r for r in of_corpus if r["config"]["model"] == model], metric)
+            except CapslibError:
+                rows.append(row | {"n": 1})
+                continue
+            rows.append(
+                row | {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p, "n": test.n}
+            )
+    frame = pd.DataFrame(rows, columns=["corpus", "comparison", "difference", "low", "high", "p", "n"])
+    tested = frame["p"].notna()
+    frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"])
+    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+    return frame
+
+
+def _verdict(row: pd.Series) -> str:
+    if pd.isna(row["p"]):
+        return "one fold only"
+    if row["p (Holm)"] > LEVEL:
+        return "inconclusive"
+    return "higher" if row["difference"] > 0 else "lower"
+
+
+def false_positive_rate(
+    test_train_ratio: float | None,
+    studies: int = 600,
+    folds: int = 5,
+    repeats: int = 5,
+    clips: int = 150,
+    seed: int = 0,
+) -> float:
+    """How often the test calls two equally good learners different, by simulation.
+
+    Each study draws a data set with two equally informative halves of its features; two linear discriminants, one on
+    each half, are compared by repeated cross-validation. They differ by chance only.
+
+    Args:
+        test_train_ratio: as in ``corrected_resampled_t_test``; None for the true ratio; 0 is the uncorrected test.
+        studies, folds, repeats, clips: size of the simulation.
+        seed: of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    ratio = 1 / (folds - 1) if test_train_ratio is None else test_train_ratio
+    positives = 0
+    for _ in range(studies):
+        y = np.repeat([0, 1], clips // 2)
+        x = random.standard_normal((len(y), 8)) + 0.35 * (2 * y[:, None] - 1)
+        differences = []
+        for _ in range(repeats):
+            fold = random.permutation(np.arange(len(y)) % folds)
+            for k in range(folds):
+                train, test = fold != k, fold == k
+                right = []
+                for half in (x[:, :4], x[:, 4:]):
+                    means = [half[train & (y == c)].mean(0) for c in (0, 1)]
+                    w = np.linalg.solve(np.cov(half[train].T), means[1] - means[0])
+                    score = (half[test] - (means[0] + means[1]) / 2) @ w
+                    right.append(((score > 0) == y[test]).mean())
+                differences.append(right[0] - right[1])
+        positives += corrected_resampled_t_test(differences, ratio).p < LEVEL
+    return positives / studies
+
+
+def sentence(tests: pd.DataFrame) -> str:
+    """What a table of ``against`` says, in words, one line a corpus."""
+    lines = []
+    for corpus, rows in tests.groupby("corpus", sort=False):
+        said = []
+        for _, row in rows.iterrows():
+            first, second = row["comparison"].upper().split(" - ")
+            if pd.isna(row["p"]):
+                said.append(f"{first} against {second}: one fold only, no test")
+                continue
+            size = f"{100 * row['difference']:+.1f} points, p = {row['p (Holm)']:.3f}"
+            said.append(f"{first} against {second}: {row['verdict']} ({size})")
+        lines.append(f"{corpus}. " + "; ".join(said) + ".")
+    return "\n".join(lines)

@@ -1,0 +1,243 @@
+"""Tables that a person looks at: published beside ours, with the kind of evidence, the same bytes every time.
+
+Each table is also written as CSV, so that what a page shows can be read by a program.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML
+
+from capslib import corpora, paths, statistics
+from capslib.corpora import Corpus
+from capslib.study import Runs
+
+_STYLE = [
+    {"selector": "caption", "props": "caption-side: top; text-align: left; padding: 0.4em 0; max-width: 60em"},
+    {"selector": "th, td", "props": "text-align: left; padding: 0.25em 0.7em; vertical-align: top"},
+    {"selector": "tr.ours, td", "props": "font-variant-numeric: tabular-nums"},
+]
+COLUMN_TITLES = {"cnn": "CNN", "lstm": "LSTM", "att": "ATT", "caps": "CAPS"}
+
+
+def show(frame: pd.DataFrame, name: str, caption: str, out: Path, bold: pd.DataFrame | None = None) -> HTML:
+    """A table as HTML, and as ``tables/<name>.csv`` below ``out``.
+
+    Args:
+        frame: what to show; numbers as they should be printed.
+        name: of the file, and of the table in the page.
+        caption: one or two sentences: what, where from, how many.
+        out: folder of the report.
+        bold: same shape, True where a cell is bold.
+    """
+    paths.write_text(out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    styler = frame.style.set_uuid(name).set_caption(html.escape(caption)).hide(axis="index")
+    styler = styler.set_table_styles(_STYLE).format(precision=3, na_rep="")
+    if bold is not None:
+        styler = styler.apply(lambda _: bold.map({True: "font-weight: bold", False: ""}.get), axis=None)
+    return HTML(styler.to_html())
+
+
+@cache
+def published(paper: str, table: str) -> pd.DataFrame:
+    """Values of a paper's table, typed from it: rows and columns as in the paper, floats.
+
+    Args:
+        paper: "P0" to "P4".
+        table: "Table 1".
+    """
+    everything = pd.read_csv(paths.root() / "data" / "published.csv", dtype=str, keep_default_na=False)
+    ours = everything[(everything["paper"] == paper) & (everything["table"] == table)]
+    return ours.assign(value=ours["value"].astype(float)).pivot(index="row", columns="column", values="value")
+
+
+def roles(keys: Sequence[str]) -> pd.DataFrame:
+    """Which recordings stand in a run for each corpus of the papers.
+
+    Args:
+        keys: of the corpora in use.
+    Returns:
+        Columns paper, corpus, in this run, evidence, how to get it; one row a corpus of the papers.
+    """
+    wanted = pd.read_csv(paths.root() / "data" / "roles.csv", dtype=str, keep_default_na=False)
+    used = {}
+    for key in keys:
+        source, task = corpora.parse(key)
+        used[source.tasks[task].role] = (f"{source.name}:{task}", source.tasks[task].evidence)
+    rows = []
+    for _, row in wanted.iterrows():
+        key, evidence = used.get(f"{row['paper']} {row['corpus']}", ("", "not here"))
+        rows.append({**row[["paper", "corpus", "task"]], "in this run": key, "evidence": evidence, "how": row["how"]})
+    return pd.DataFrame(rows)
+
+
+def evidence(card: Mapping) -> str:
+    """The kind of evidence a corpus gives; "same corpus, incomplete" if part of the paper's recordings is not here."""
+    incomplete = card["evidence"] == "same corpus" and card["missing"]
+    return f"{card['evidence']}, incomplete" if incomplete else card["evidence"]
+
+
+def describe(cards: Mapping[str, dict]) -> pd.DataFrame:
+    """One row a corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint."""
+    return pd.DataFrame(
+        {
+            "corpus": key,
+            "evidence": evidence(card),
+            "stands for": card["role"],
+            "clips": card["clips"],
+            "classes": len(card["classes"]),
+            "groups": f"{card['groups']} {card['group']}s",
+            "hours": f"{card['hours']:.2f}",
+            "folds": len(card["splits"]),
+            "missing": "; ".join(card["missing"]),
+            "left out": card["left_out"],
+            "licence": card["licence"],
+            "data fingerprint": card["fingerprint"],
+        }
+        for key, card in cards.items()
+    )
+
+
+def split_sizes(corpus: Corpus) -> pd.DataFrame:
+    """Clips and groups of every part of every fold."""
+    rows = []
+    for split in corpus.splits:
+        parts = {part: corpus.table.loc[list(getattr(split, part))] for part in ("train", "validation", "test")}
+        rows.append(
+            {"corpus": corpus.key, "fold": split.name}
+            | {
+                part: f"{len(rows_)} clips, {rows_['group'].nunique()} {corpus.about.group}s"
+                for part, rows_ in parts.items()
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare(runs: Runs, columns: Sequence[str], paper: str, table: str, name: str, out: Path) -> HTML:
+    """A paper's table with our cells below each of its rows: mean and 95% interval over speakers or folds.
+
+    Corpora that stand in for one of the paper's are below it; the others come last. The best of each row is bold.
+
+    Args:
+        runs: of the models in ``columns``.
+        columns: model names; their titles in the paper are looked up.
+        paper, table: "P0", "Table 1".
+        name, out: see ``show``.
+    """
+    values = published(paper, table)
+    titles = [COLUMN_TITLES.get(column, column) for column in columns]
+    order: list[tuple[str, str | None]] = []
+    keys = list(runs.grid.cards)
+    for row in values.index:
+        order.append((row, None))
+        mine = [key for key in keys if runs.grid.cards[key]["role"] == f"{paper} {row}"]
+        order.extend((row, key) for key in (mine or [""]))
+    placed = {key for _, key in order if key}
+    order.extend(("", key) for key in keys if key not in placed)
+    rows, bold = [], []
+    for row, key in order:
+        if key is None:
+            numbers = [values.loc[row].get(title) for title in titles]
+            cells = [f"{number:.3f}" if pd.notna(number) else "" for number in numbers]
+            head = {"corpus": row, "evidence": "published", "from": f"{paper} {table}"}
+        elif key == "":
+            numbers, cells = [None] * len(columns), [""] * len(columns)
+            head = {
+                "corpus": "",
+                "evidence": "not here" if runs.grid.profile == "full" else "not in this run",
+                "from": "",
+            }
+        else:
+            card = runs.grid.cards[key]
+            found = {column: runs.of(corpus=key, model=column) for column in columns}
+            made = [statistics.cell(records) if records else None for records in found.values()]
+            numbers = [value.mean if value else None for value in made]
+            cells = [str(value) if value else "not run yet" for value in made]
+            head = {"corpus": key, "evidence": evidence(card), "from": _provenance(card, found)}
+        best = max((number for number in numbers if number is not None and pd.notna(number)), default=None)
+        rows.append(head | dict(zip(titles, cells, strict=True)))
+        bold.append([False] * 3 + [best is not None and number == best for number in numbers])
+    frame = pd.DataFrame(rows)
+    caption = (
+        f"{paper} {table}, columns {', '.join(titles)}: accuracy as published, and ours below it as mean and 95% interval over "
+        f"the units named. {len(runs.records)} of {len(runs.grid)} runs, profile {runs.grid.profile}; best of a row bold."
+    )
+    return show(frame, name, caption, out, pd.DataFrame(bold, columns=frame.columns))
+
+
+def _provenance(card: dict, found: Mapping[str, Sequence[dict]]) -> str:
+    seeds = [len({r["config"]["seed"] for r in records}) for records in found.values() if records]
+    folds = [len({r["config"]["split"] for r in records}) for records in found.values() if records]
+    if not seeds:
+        return "no run yet"
+    units = {unit for records in found.values() for record in records for unit in record["units"]}
+    what = card["interval_over"]
+
+    def span(counts: list[int]) -> str:
+        return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
+
+    return (
+        f"ours: {span(folds)} of {len(card['splits'])} folds, {span(seeds)} seed(s); interval over {len(units)} {what}s"
+    )
+
+
+def per_fold(runs: Runs) -> pd.DataFrame:
+    """Accuracy of every fold, mean over seeds, one column a model; the chosen unit of honesty behind every mean."""
+    frame = runs.frame()
+    grouped = frame.pivot_table(
+        index=["corpus", "split"], columns="model", values="accuracy", aggfunc="mean", sort=False
+    ).reset_index()
+    grouped.insert(2, "seeds", frame.groupby(["corpus", "split"], sort=False)["seed"].nunique().to_numpy())
+    grouped.columns.name = None
+    return grouped.rename(columns=COLUMN_TITLES)
+
+
+def systems(runs: Runs) -> pd.DataFrame:
+    """Size and cost of every system: parameters, median seconds a run, median chosen epoch, train and test accuracy."""
+    return (
+        runs.frame()
+        .groupby(["corpus", "model"], sort=False)
+        .agg(
+            parameters=("parameters", "median"),
+            runs=("key", "size"),
+            seconds=("seconds", "median"),
+            chosen_epoch=("chosen_epoch", "median"),
+            train_accuracy=("train_accuracy", "mean"),
+            validation_accuracy=("validation_accuracy", "mean"),
+            test_accuracy=("accuracy", "mean"),
+            test_unweighted_accuracy=("unweighted_accuracy", "mean"),
+        )
+        .reset_index()
+        .astype({"parameters": int})
+        .rename(columns={"seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"})
+        .rename(columns=lambda column: column.replace("_", " "))
+    )
+
+
+def provenance(runs: Runs, name: str, out: Path) -> HTML:
+    """Where the numbers of a page come from: records, data, code, machines, seconds; what was not run and why."""
+    records = runs.records
+
+    def each(values: Sequence[str]) -> str:
+        return ", ".join(sorted(set(values)))
+
+    facts = {
+        "profile": runs.grid.profile,
+        "records": f"{len(records)} of {len(runs.grid)} runs",
+        "not run yet": str(len(runs.missing)),
+        "made by older code or other data": str(len(runs.older)),
+        "corpora not here": "; ".join(f"{key}: {how}" for key, how in runs.grid.absent.items()) or "none",
+        "data fingerprints": ", ".join(f"{key} {card['fingerprint']}" for key, card in runs.grid.cards.items()),
+        "code versions": each([r["code"] for r in records]),
+        "machines": each([f"{r['provenance']['machine']}, {r['provenance']['device']}" for r in records]),
+        "torch": each([r["provenance"]["torch"] for r in records]),
+        "dates": each([r["provenance"]["date"] for r in records]),
+        "training seconds in all": f"{sum(r['provenance']['seconds'] for r in records):.0f}",
+        "unusable record files": "; ".join(runs.notes) or "none",
+    }
+    return show(pd.DataFrame(facts.items(), columns=["", "provenance"]), name, "Where these numbers come from.", out)
