@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from inspect import signature
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from tqdm import tqdm
 
 from capslib import paths
 from capslib.corpora import Corpus
-from capslib.errors import CapslibError
+from capslib.errors import CapslibError, choose
 
-_VERSION = 1
+_VERSION = 2
 
 
 def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
@@ -42,7 +43,7 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f
 
     mels = torch.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2, dtype=torch.float64)
     corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
-    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
     widths = corners.diff()
     slopes = corners[None, :] - bins[:, None]
     rising, falling = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
@@ -189,7 +190,8 @@ class MFCC(_Framed):
         for _ in range(self.num_derivatives):
             blocks.append(deltas(blocks[-1], num_frames))
         features = torch.cat(blocks, dim=-1)
-        return features * lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1), num_frames
+        padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
+        return features.masked_fill(padding, 0.0), num_frames
 
 
 class LogSpectrogram(_Framed):
@@ -221,7 +223,8 @@ class LogSpectrogram(_Framed):
         kept = (parts[..., : 2 * self.out_features] for parts in self.spectra(waveforms))
         power = torch.cat([(parts * parts).unflatten(-1, (-1, 2)).sum(-1) for parts in kept])
         features = power.clamp_min(1e-10).log()
-        return features * lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1), num_frames
+        padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
+        return features.masked_fill(padding, 0.0), num_frames
 
 
 KINDS = {"mfcc": MFCC, "spectrogram": LogSpectrogram}
@@ -236,9 +239,10 @@ class FeatureConfig:
 
     def build(self, sample_rate: int) -> MFCC | LogSpectrogram:
         """The module that computes them at ``sample_rate``."""
-        if self.kind not in KINDS:
-            raise CapslibError(f"unknown features {self.kind!r}: known are {', '.join(KINDS)}")
-        return KINDS[self.kind](sample_rate, **dict(self.options))
+        kind = KINDS[choose(self.kind, KINDS, "kind of features")]
+        for name, _ in self.options:
+            choose(name, list(signature(kind).parameters)[1:], f"option of {self.kind!r} features")
+        return kind(sample_rate, **dict(self.options))
 
 
 @dataclass(frozen=True)

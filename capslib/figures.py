@@ -47,7 +47,7 @@ def save(figure: Figure, name: str, data: pd.DataFrame, out: Path) -> None:
         paths.write_atomically(
             folder / f"{name}{suffix}",
             lambda temporary, metadata=metadata: figure.savefig(
-                temporary, metadata=metadata, bbox_inches="tight", dpi=160
+                temporary, metadata=metadata, bbox_inches="tight", dpi=120
             ),
         )
     paths.write_text(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
@@ -107,7 +107,14 @@ def clips(corpus: Corpus, items: Sequence[str], name: str, out: Path) -> None:
         )
         scaled = (static - static.mean(1, keepdims=True)) / static.std(1, keepdims=True)
         axes[2, column].imshow(
-            scaled, origin="lower", aspect="auto", extent=(0, seconds, -0.5, 19.5), cmap="RdBu_r", vmin=-3, vmax=3
+            scaled,
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, -0.5, 19.5),
+            cmap="RdBu_r",
+            vmin=-3,
+            vmax=3,
+            interpolation="none",
         )
         axes[2, column].set_xlabel("seconds")
         for axis in axes[1:, column]:

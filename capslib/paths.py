@@ -25,10 +25,12 @@ def data() -> Path:
     named = os.environ.get("CAPSLIB_DATA")
     if not named:
         return root() / "data"
-    folder = Path(named).expanduser().resolve()
-    if not folder.is_dir():
-        raise CapslibError(f"CAPSLIB_DATA names {named!r}, which is not a folder: correct it, or unset it")
-    return folder
+    # A relative path means the same in a notebook, whose folder is notebooks/, as in a shell in the checkout.
+    for base in (Path.cwd(), root()):
+        folder = (base / Path(named).expanduser()).resolve()
+        if folder.is_dir():
+            return folder
+    raise CapslibError(f"CAPSLIB_DATA names {named!r}, which is not a folder: correct it, or unset it")
 
 
 def cache() -> Path:

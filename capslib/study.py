@@ -49,17 +49,17 @@ PROFILES: Mapping[str, Mapping[str, Budget]] = {
     "quick": {
         "synth_digits": Budget(epochs=12, batch_size=16),
         "synth_gender": Budget(epochs=6, batch_size=16),
-        "synth_emotion": Budget(epochs=10, batch_size=16),
+        "synth_emotion": Budget(epochs=12, batch_size=16),
         "": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),
     },
     "full": {
         "fsdd": Budget(epochs=30, seeds=5),
-        "fsdd6": Budget(epochs=15),
-        "emodb": Budget(epochs=30, seeds=3, batch_size=16),
-        "ravdess": Budget(epochs=30, batch_size=16),
-        "urbansound8k": Budget(epochs=15, batch_size=16),
-        "ased": Budget(epochs=10, batch_size=16),
-        "": Budget(epochs=30, batch_size=16),
+        "fsdd6": Budget(epochs=10),
+        "emodb": Budget(epochs=20, seeds=3, batch_size=16),
+        "ravdess": Budget(epochs=15, batch_size=16),
+        "urbansound8k": Budget(epochs=12, batch_size=16),
+        "ased": Budget(epochs=8, batch_size=16),
+        "": Budget(epochs=20, batch_size=16),
     },
 }
 

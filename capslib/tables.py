@@ -35,7 +35,9 @@ def show(frame: pd.DataFrame, name: str, caption: str, out: Path, bold: pd.DataF
         out: folder of the report.
         bold: same shape, True where a cell is bold.
     """
-    paths.write_text(out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    paths.write_text(
+        out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    )
     styler = frame.style.set_uuid(name).set_caption(html.escape(caption)).hide(axis="index")
     styler = styler.set_table_styles(_STYLE).format(precision=3, na_rep="")
     if bold is not None:

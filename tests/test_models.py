@@ -175,7 +175,7 @@ def test_count_parameters_counts_what_is_trained():
 
 @pytest.mark.parametrize("misspelt, nearest", [("cap", "caps"), ("LSTM", None), ("lstmm", "lstm"), ("", None)])
 def test_an_unknown_model_names_the_nearest(misspelt, nearest):
-    with pytest.raises(CapslibError, match="known are .*lstm") as caught:
+    with pytest.raises(CapslibError, match=r"known are .*lstm") as caught:
         models.build(misspelt, FEATURES, CLASSES)
     assert f"unknown model {misspelt!r}" in str(caught.value)
     assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)

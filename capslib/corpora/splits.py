@@ -6,9 +6,11 @@ lies whole in one part; where a protocol cannot have that for validation, the sp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -51,23 +53,25 @@ def leave_one_group_out(table: pd.DataFrame, group: str, validation: pd.Series) 
     return splits
 
 
-def _cut(part: pd.DataFrame, group: str, stratify: str, at_most: int) -> StratifiedGroupKFold:
-    """Into as many parts as asked for; fewer where a subset of an archive has too few groups, or clips of every class."""
+def _cut(part: pd.DataFrame, group: str, stratify: str, at_most: int) -> list[np.ndarray]:
+    """Positions of each fold: as many folds as asked for, fewer where a subset of an archive has too few groups or clips."""
     groups, clips = part[group].nunique(), int(part[stratify].value_counts().max())
     if min(groups, clips) < 2:
         raise CapslibError(
             f"{groups} {group}(s) with at most {clips} clip(s) a class cannot be split into training, validation and test: "
             "add recordings"
         )
-    return StratifiedGroupKFold(n_splits=min(at_most, groups, clips))
+    cut = StratifiedGroupKFold(n_splits=min(at_most, groups, clips))
+    with warnings.catch_warnings():  # a rare class cannot be in every fold; `check` refuses what a result depends on
+        warnings.simplefilter("ignore", UserWarning)
+        return [test for _, test in cut.split(part, part[stratify], part[group])]
 
 
 def grouped_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 5) -> pd.Series:
     """Number the folds 1..num_folds (fewer in a small subset) so that groups stay whole and the classes of ``stratify``
     are spread evenly."""
     folds = pd.Series(0, index=table.index)
-    cut = _cut(table, group, stratify, num_folds)
-    for number, (_, test) in enumerate(cut.split(table, table[stratify], table[group]), start=1):
+    for number, test in enumerate(_cut(table, group, stratify, num_folds), start=1):
         folds.iloc[test] = number
     return folds
 
@@ -77,8 +81,7 @@ def hold_out_groups(table: pd.DataFrame, ids: Sequence[str], group: str, stratif
     part = table.loc[list(ids)]
     num_groups = part[group].nunique()
     num_cuts = min(7, num_groups // 2) if num_groups >= 8 else num_groups
-    cut = _cut(part, group, stratify, num_cuts)
-    chosen = next(test for _, test in cut.split(part, part[stratify], part[group]) if len(test))
+    chosen = next(test for test in _cut(part, group, stratify, num_cuts) if len(test))
     return tuple(part.index[chosen])
 
 

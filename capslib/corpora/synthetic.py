@@ -101,7 +101,7 @@ def _emotions(random: np.random.Generator) -> Iterator[Utterance]:
                     50 + pitch + random.integers(-10, 11),
                     pitch_range + random.integers(-15, 16),
                     volume + random.integers(-15, 16),
-                    random.uniform(0, 15),
+                    random.uniform(5, 20),
                 )
 
 

@@ -30,6 +30,21 @@ class BiLSTM(nn.Module):
         self.ahead = nn.LSTM(in_features, hidden_features, batch_first=True)
         self.back = nn.LSTM(in_features, hidden_features, batch_first=True)
         self.out_features = 2 * hidden_features
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot's input matrices, orthogonal recurrent ones gate by gate, biases zero but one at the forget gates.
+
+        PyTorch's own default forgets half of the state at every step, so that the last state of a long clip knows its
+        last few frames only.
+        """
+        for lstm in (self.ahead, self.back):
+            nn.init.xavier_uniform_(lstm.weight_ih_l0)
+            for gate in lstm.weight_hh_l0.chunk(4):
+                nn.init.orthogonal_(gate)
+            nn.init.zeros_(lstm.bias_hh_l0)
+            nn.init.zeros_(lstm.bias_ih_l0)
+            nn.init.ones_(lstm.bias_ih_l0.chunk(4)[1])
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, in_features), (B,) -> (B, T, 2 * hidden_features); steps past a length are undefined."""

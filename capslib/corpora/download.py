@@ -1,0 +1,153 @@
+"""Archives that their owners let anyone download: fetched once, checked, unpacked; half of one is never taken for it.
+
+An archive lands in ``archives/`` of the data folder when all of it is there, its clips in the corpus's folder when all of
+them are unpacked and checked; until then they lie in a hidden folder that nothing reads.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from capslib import corpora, paths
+from capslib.corpora.layout import SUFFIXES
+from capslib.errors import CapslibError, choose
+
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where an archive is, and how it is known to be its owners'."""
+
+    file: str  # as a browser saves it
+    url: str
+    site: str  # for messages
+    doi: str = ""  # of the record that says the owner's checksum
+    checksum: str | None = None  # what that record says, for copies on a mirror
+    listing: Path | None = None  # SHA-256 of every clip: GitHub does not promise that an archive keeps its bytes
+    top: str = ""  # folder inside the archive that becomes the corpus's
+
+
+ARCHIVES = {
+    "fsdd": Archive(
+        file="free-spoken-digit-dataset-1.0.10.tar.gz",
+        url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",
+        site="GitHub",
+        listing=paths.root() / "data" / "checksums" / "fsdd.csv",
+        top="free-spoken-digit-dataset-1.0.10",
+    ),
+    "ravdess": Archive(
+        file="Audio_Speech_Actors_01-24.zip",
+        url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
+        site="Zenodo",
+        doi="10.5281/zenodo.1188976",
+        checksum="md5:bc696df654c87fed845eb13823edef8a",
+    ),
+}
+
+
+def fetch(name: str, into: Path, mirror: str | None = None) -> Path:
+    """The folder with the clips of a corpus, downloaded into the data folder ``into`` unless it is there already.
+
+    Args:
+        mirror: address of a folder with copies of the archives; by default ``$CAPSLIB_MIRROR``, or their owners' sites.
+    Raises:
+        CapslibError: without a connection, if a file is not the owners', or if the disk is full or read-only.
+    """
+    source = corpora.sources()[choose(name, corpora.sources(), "corpus")]
+    if source.folder not in ARCHIVES:
+        raise CapslibError(f"{name} cannot be downloaded: {source.how_to_get}")
+    archive, target, kept = ARCHIVES[source.folder], into / source.folder, into / "archives"
+    if _clips(target):
+        return target
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        for forgotten in into.glob(f".{source.folder}-*"):  # of a run that was killed
+            if time.time() - forgotten.stat().st_mtime > 86_400:
+                shutil.rmtree(forgotten, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=into, prefix=f".{source.folder}-") as scratch:
+            file, unpacked = kept / archive.file, Path(scratch) / "unpacked"
+            if not file.is_file():
+                os.replace(_download(name, archive, Path(scratch), mirror or os.environ.get("CAPSLIB_MIRROR")), file)
+            try:
+                _unpack(file, unpacked)
+                if archive.listing:
+                    _check(unpacked / archive.top, archive.listing)
+            except _DAMAGED as error:
+                file.unlink()
+                reason = error if str(error) else "it ends too early"
+                raise CapslibError(f"{name}: {archive.file} is deleted, because {reason}; run this again") from None
+            os.replace(unpacked / archive.top, target)
+    except OSError as error:
+        raise CapslibError(f"{name} cannot be put into the data folder: {error.strerror or error}") from error
+    return target
+
+
+def _clips(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES}
+
+
+def _download(name: str, archive: Archive, folder: Path, mirror: str | None) -> str:
+    """Path of the archive in ``folder``: pooch moves it there when all of it has come and its checksum is right."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")  # its messages name folders of this machine
+    site = (urlsplit(mirror).netloc or mirror) if mirror else archive.site
+    how = {"progressbar": sys.stderr.isatty(), "chunk_size": 1 << 16, "timeout": 30}
+    try:
+        if archive.doi and not mirror:
+            record = pooch.create(folder, base_url=f"doi:{archive.doi}/")
+            record.load_registry_from_doi()
+            return record.fetch(archive.file, downloader=pooch.DOIDownloader(**how))
+        url = f"{mirror.rstrip('/')}/{archive.file}" if mirror else archive.url
+        return pooch.retrieve(url, archive.checksum, archive.file, folder, downloader=pooch.HTTPDownloader(**how))
+    except requests.HTTPError as error:
+        reason = f"{site} answers {error.response.status_code} {error.response.reason}"
+    except requests.RequestException:
+        reason = f"no connection to {site}, or it broke off"
+    except (ValueError, KeyError) as error:
+        reason = f"what {site} sends is not its owners' archive ({str(error).splitlines()[0][:160]})"
+    raise CapslibError(
+        f"{name} cannot be downloaded: {reason}; try later, or get {archive.url} by hand, put it into archives/ of the data "
+        f"folder as {archive.file}, and run this again"
+    )
+
+
+def _unpack(file: Path, into: Path) -> None:
+    """All of an archive; nothing of it if one member is a link or a device or would lie elsewhere."""
+    with zipfile.ZipFile(file) if zipfile.is_zipfile(file) else tarfile.open(file) as archive:
+        if isinstance(archive, zipfile.ZipFile):
+            kinds = [(m.filename, stat.S_IFMT(m.external_attr >> 16)) for m in archive.infolist()]
+            members = [(name, kind in (0, stat.S_IFREG, stat.S_IFDIR)) for name, kind in kinds]  # 0 if not from Unix
+        else:
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 brought it
+            members = [(m.name, m.isreg() or m.isdir()) for m in archive.getmembers()]
+        for name, ordinary in members:
+            if not ordinary or name.startswith("/") or ".." in PurePosixPath(name).parts or set(name) & set("\\:"):
+                raise CapslibError(f"{name!r} in it is a link or a device, or leads out of the folder")
+        archive.extractall(into)
+
+
+def _check(folder: Path, listing: Path) -> None:
+    """Every clip is its owners', to the last bit, and there are no others."""
+    listed = dict(line.split(",") for line in listing.read_text(encoding="utf-8").splitlines()[1:])
+    here = _clips(folder)
+    for path in sorted(listed.keys() | here):
+        if path not in here:
+            raise CapslibError(f"{path} is missing in it")
+        if hashlib.sha256((folder / path).read_bytes()).hexdigest() != listed.get(path):
+            raise CapslibError(f"{path} in it is not the owners' file: see {listing.name}")

@@ -1,0 +1,382 @@
+"""One run: the same record every time, test data that decide nothing, and everything in it that a table needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny import SAMPLE_RATE, write_folder
+
+from capslib import corpora, features, models, records, training
+from capslib.errors import CapslibError
+from capslib.features import FeatureConfig
+from capslib.training import LOSSES, Part, RunConfig, batches, evaluate, load_parts, predict, train
+
+CONFIG = RunConfig("folder:tones", "fold1", "caps", epochs=3, batch_size=8, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tones(tmp_path_factory):
+    """The data folder with a tiny corpus that can be learnt."""
+    base = tmp_path_factory.mktemp("training")
+    write_folder(base / "data" / "tones")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAPSLIB_CACHE", str(base / "cache"))
+        patch.setenv("CAPSLIB_DATA", str(base / "data"))
+        yield base / "data"
+
+
+@pytest.fixture(scope="module")
+def made(tones, tmp_path_factory) -> tuple[dict, Path]:
+    """A record and its weights."""
+    weights = tmp_path_factory.mktemp("weights") / "caps.safetensors"
+    return train(CONFIG, weights), weights
+
+
+def same_tensors(file: Path, other: Path) -> bool:
+    """Whether two files hold the same weights, to the last bit; safetensors writes its metadata in any order."""
+    ours, theirs = load_file(file), load_file(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def change_part(monkeypatch, part: str, change) -> None:
+    """Let every run see another ``part`` than is there; the others stay."""
+
+    def changed(corpus, config):
+        parts = load_parts(corpus, config)
+        return parts | {part: change(parts[part])}
+
+    monkeypatch.setattr(training, "load_parts", changed)
+
+
+# --- The same again
+
+
+@pytest.mark.parametrize("model", ["caps", "cnn"])
+def test_the_same_configuration_gives_the_same_record(model, tmp_path):
+    config = dataclasses.replace(CONFIG, model=model)
+    torch.manual_seed(1)
+    first = train(config, tmp_path / "first.safetensors")
+    torch.manual_seed(2)  # what was drawn before a run must not matter
+    torch.rand(100)
+    second = train(config, tmp_path / "second.safetensors")
+    assert records.comparable(first) == records.comparable(second)
+    assert same_tensors(tmp_path / "first.safetensors", tmp_path / "second.safetensors")
+
+
+def test_number_of_threads_does_not_change_a_record(made):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert records.comparable(train(CONFIG)) == records.comparable(made[0])
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_run_leaves_the_caller_s_random_numbers_and_settings_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(dataclasses.replace(CONFIG, epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_another_seed_gives_other_weights(made, tmp_path):
+    record = train(dataclasses.replace(CONFIG, seed=1), tmp_path / "other.safetensors")
+    assert record["epochs"] != made[0]["epochs"]
+    other, first = load_file(tmp_path / "other.safetensors"), load_file(made[1])
+    assert not torch.equal(other["capsules.weight"], first["capsules.weight"])
+    assert torch.equal(other["standardize.mean"], first["standardize.mean"])  # the data are the same
+
+
+# --- What decides
+
+
+def test_recordings_of_the_test_part_decide_nothing(made, tones, tmp_path, monkeypatch):
+    corpus = corpora.load(CONFIG.corpus)
+    poisoned = write_folder(tmp_path / "tones")
+    random = np.random.default_rng(0)
+    for clip in corpus.table.loc[list(corpus.split("fold1").test), "path"]:
+        soundfile.write(poisoned / clip, random.uniform(-1, 1, 3000), SAMPLE_RATE, subtype="PCM_16")
+    monkeypatch.setenv("CAPSLIB_DATA", str(tmp_path))
+    record = train(CONFIG, tmp_path / "caps.safetensors")
+    for what in ("epochs", "chosen_epoch", "train", "validation"):
+        assert record[what] == made[0][what], what
+    assert same_tensors(tmp_path / "caps.safetensors", made[1])
+    assert record["test"] != made[0]["test"]
+    assert record["data"]["fingerprint"] != made[0]["data"]["fingerprint"]  # and the record says that data differ
+
+
+def test_labels_of_the_test_part_decide_nothing(made, monkeypatch, tmp_path):
+    change_part(monkeypatch, "test", lambda part: Part(part.clips, (part.targets + 1) % 3))
+    record = train(CONFIG, tmp_path / "caps.safetensors")
+    assert record["epochs"] == made[0]["epochs"] and record["chosen_epoch"] == made[0]["chosen_epoch"]
+    assert record["predictions"] == made[0]["predictions"]
+    assert same_tensors(tmp_path / "caps.safetensors", made[1])
+    assert record["test"] != made[0]["test"]
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_statistics_do_not_see(part, made, monkeypatch, tmp_path):
+    change_part(monkeypatch, part, lambda p: Part([p.clips[0] + 1e6, *p.clips[1:]], p.targets))
+    train(CONFIG, tmp_path / "caps.safetensors")
+    ours, expected = load_file(tmp_path / "caps.safetensors"), load_file(made[1])
+    for name in ("standardize.mean", "standardize.scale"):
+        assert torch.equal(ours[name], expected[name])
+    if part == "test":
+        assert same_tensors(tmp_path / "caps.safetensors", made[1])
+
+
+def test_statistics_are_those_of_the_training_clips(made):
+    corpus = corpora.load(CONFIG.corpus)
+    extracted = features.extract(corpus, CONFIG.features)
+    rows = corpus.table.loc[list(corpus.split("fold1").train), "row"]
+    frames = np.concatenate([extracted[row] for row in rows]).astype(np.float64)
+    weights = load_file(made[1])
+    np.testing.assert_allclose(weights["standardize.mean"].numpy(), frames.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weights["standardize.scale"].numpy(), 1 / frames.std(0), rtol=1e-5)
+
+
+def test_the_epoch_is_the_first_best_on_validation_data(made):
+    record = made[0]
+    ranks = [(e["validation_accuracy"], -e["validation_loss"]) for e in record["epochs"]]
+    assert record["chosen_epoch"] == 1 + ranks.index(max(ranks))
+    chosen = record["epochs"][record["chosen_epoch"] - 1]
+    assert record["validation"] == {name: chosen[f"validation_{name}"] for name in record["validation"]}
+
+
+def test_validation_data_do_decide(made, monkeypatch):
+    """With labels turned around, the epoch that was worst looks best: the choice follows them."""
+    seen = {}
+
+    def worse_every_epoch(scores, targets, loss):
+        if len(seen) < CONFIG.epochs:  # validation comes first, once an epoch
+            seen[len(seen)] = True
+            return {"loss": float(len(seen)), "accuracy": 1.0 / len(seen), "unweighted_accuracy": 1.0}
+        return evaluate(scores, targets, loss)
+
+    monkeypatch.setattr(training, "evaluate", worse_every_epoch)
+    assert train(CONFIG)["chosen_epoch"] == 1
+
+
+@pytest.mark.parametrize("model", ["cnn", "lstm", "att", "caps"])
+def test_learns_what_can_be_learnt(model):
+    record = train(dataclasses.replace(CONFIG, model=model, epochs=6))
+    assert record["test"]["accuracy"] > 0.9
+    assert record["epochs"][-1]["train_loss"] < record["epochs"][0]["train_loss"]
+
+
+def test_learns_nothing_where_nothing_is(monkeypatch):
+    """Labels dealt at random give chance on test clips; anything better would be a leak."""
+
+    def shuffled(corpus, config):
+        random = np.random.default_rng(3)
+        return {
+            name: Part(part.clips * 8, torch.as_tensor(random.integers(0, 3, 8 * len(part))))
+            for name, part in load_parts(corpus, config).items()
+        }
+
+    monkeypatch.setattr(training, "load_parts", shuffled)
+    monkeypatch.setattr(training, "_details", lambda *_: {})
+    record = train(dataclasses.replace(CONFIG, model="lstm", epochs=2))
+    assert 0.05 < record["test"]["accuracy"] < 0.65
+
+
+# --- What goes wrong
+
+
+def test_a_loss_that_is_not_a_number_is_told(tmp_path):
+    config = dataclasses.replace(CONFIG, model="lstm", learning_rate=1e38)
+    with pytest.raises(
+        CapslibError, match=r"lstm on folder:tones, split fold1, seed 0: the loss is not a number in epoch \d"
+    ):
+        train(config, tmp_path / "lstm.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"corpus": "fsd"}, r"unknown corpus 'fsd': did you mean 'fsdd'"),
+        ({"corpus": "synth_gender:genre"}, r"unknown task of corpus 'synth_gender' 'genre': did you mean 'gender'"),
+        ({"corpus": "emodb"}, r"corpus 'emodb' is not here: .*emodb"),
+        ({"corpus": "folder:nothing"}, r"nothing is not there"),
+        ({"split": "fold9"}, r"unknown split of corpus 'folder' 'fold9': did you mean 'fold"),
+        ({"model": "capsnet"}, r"unknown model 'capsnet': did you mean 'caps'"),
+        (
+            {"options": (("num_iteration", 2),)},
+            r"unknown option of model 'caps' 'num_iteration': did you mean 'num_iter",
+        ),
+        ({"features": FeatureConfig("mfccs")}, r"unknown features 'mfccs'"),
+    ],
+)
+def test_unknown_names_are_told_with_the_nearest(changes, says):
+    with pytest.raises(CapslibError, match=says):
+        train(dataclasses.replace(CONFIG, **changes))
+
+
+def test_weights_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(CapslibError, match=r"cannot write caps\.safetensors"):
+        train(dataclasses.replace(CONFIG, epochs=1), tmp_path / "taken" / "caps.safetensors")
+
+
+@pytest.mark.xfail(strict=True, reason="safetensors raises its own error on a full disk, which is no OSError")
+def test_a_disk_that_fills_up_while_weights_are_written_is_told(tmp_path):
+    # A file that may not grow stands for a disk that is full.
+    code = (
+        "import sys, resource, pathlib, torch\n"
+        "from safetensors.torch import save_file\n"
+        "from capslib import errors, paths\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        "try: paths.write_atomically(pathlib.Path(sys.argv[1]), lambda t: save_file({'a': torch.zeros(99_999)}, t))\n"
+        "except errors.CapslibError as error: print('told:', error)\n"
+    )
+    file = tmp_path / "weights.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False)
+    assert not list(tmp_path.iterdir())
+    assert "told: cannot write weights.safetensors" in done.stdout, done.stderr
+
+
+# --- What is in a record
+
+
+def test_a_record_holds_what_a_table_cell_must_trace_to(made):
+    """STUDY.md section 5: configuration, seed, fold, data fingerprint, machine kind, seconds, metrics an epoch."""
+    record, _ = made
+    corpus = corpora.load(CONFIG.corpus)
+    assert record["config"] == dataclasses.asdict(CONFIG)
+    assert record["config"]["seed"] == 0 and record["config"]["split"] == "fold1"
+    assert record["data"]["fingerprint"] == corpus.split_fingerprint("fold1")
+    split = corpus.split("fold1")
+    assert record["data"]["clips"] == {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
+    assert record["classes"] == ["high", "low", "mid"]
+    assert record["parameters"] == models.count_parameters(models.build("caps", 60, 3))
+    assert [entry["epoch"] for entry in record["epochs"]] == [1, 2, 3]
+    for entry in record["epochs"]:
+        assert set(entry) >= {"train_loss", "validation_loss", "validation_accuracy", "validation_unweighted_accuracy"}
+    for part in ("train", "validation", "test"):
+        assert set(record[part]) == {"loss", "accuracy", "unweighted_accuracy"}
+    provenance = record["provenance"]
+    assert set(provenance) >= {"seconds", "seconds_per_epoch", "device", "machine", "torch", "python", "date"}
+    assert provenance["seconds"] >= provenance["seconds_per_epoch"] > 0
+    assert platform.machine() in provenance["machine"]
+
+
+def test_a_record_says_nothing_about_who_made_it(made, tones):
+    text = json.dumps(made[0])
+    assert len(platform.node()) < 6 or platform.node() not in text  # a host called "cores" would be no leak
+    assert str(tones) not in text and str(Path.home()) not in text
+
+
+def test_a_record_survives_json(made):
+    text = json.dumps(made[0], allow_nan=False)
+    assert json.dumps(json.loads(text)) == text
+
+
+def test_confusion_units_and_predictions_belong_together(made):
+    record, corpus = made[0], corpora.load(CONFIG.corpus)
+    labels = corpus.table.loc[list(corpus.split("fold1").test), "label"]
+    true = [record["classes"].index(label) for label in labels]
+    confusion = np.zeros((3, 3), int)
+    for t, p in zip(true, record["predictions"], strict=True):
+        confusion[t, p] += 1  # rows are the true classes
+    assert record["confusion"] == confusion.tolist()
+    assert record["test"]["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum(), abs=1e-6)
+    recalls = np.diag(confusion) / confusion.sum(1)
+    assert record["test"]["unweighted_accuracy"] == pytest.approx(recalls.mean(), abs=1e-6)
+    assert record["units"] == {"fold1": [int(np.trace(confusion)), len(true)]}
+
+
+def test_weights_reproduce_the_test_predictions(made):
+    record, file = made
+    corpus = corpora.load(CONFIG.corpus)
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata == {"model": "caps", "corpus": "folder:tones", "classes": "high,low,mid"}
+    model = models.build(metadata["model"], 60, 3)
+    model.load_state_dict(load_file(file))
+    test = load_parts(corpus, CONFIG)["test"]
+    scores = predict(model, test, torch.device("cpu"))
+    assert scores.argmax(-1).tolist() == record["predictions"]
+    assert evaluate(scores, test.targets, LOSSES[model.loss]()) == pytest.approx(record["test"], abs=1e-5)
+
+
+def test_fewer_training_clips_are_the_same_ones_for_every_system_and_seed():
+    corpus = corpora.load(CONFIG.corpus)
+    whole = load_parts(corpus, CONFIG)
+    few = [
+        load_parts(corpus, dataclasses.replace(CONFIG, max_train_clips=9, seed=seed, model=model))
+        for seed, model in ((0, "caps"), (1, "cnn"))
+    ]
+    assert len(few[0]["train"]) == 9 and len(few[0]["test"]) == len(whole["test"])
+    assert all(torch.equal(a, b) for a, b in zip(few[0]["train"].clips, few[1]["train"].clips, strict=True))
+    everything = [clip.numpy().tobytes() for clip in whole["train"].clips]
+    assert all(clip.numpy().tobytes() in everything for clip in few[0]["train"].clips)
+    assert len(load_parts(corpus, dataclasses.replace(CONFIG, max_train_clips=999))["train"]) == len(whole["train"])
+    assert train(dataclasses.replace(CONFIG, max_train_clips=9, epochs=1))["data"]["clips"]["train"] == 9
+
+
+# --- Its pieces
+
+
+def test_unweighted_accuracy_is_over_the_classes_that_occur():
+    scores = torch.eye(4)[[0, 0, 0, 3, 1]]  # predicted
+    seen = evaluate(scores, torch.tensor([0, 0, 0, 0, 1]), torch.nn.CrossEntropyLoss())
+    assert seen["accuracy"] == 0.8
+    assert seen["unweighted_accuracy"] == pytest.approx((0.75 + 1.0) / 2)  # not /3 for 3, which was only predicted
+
+
+@pytest.fixture(scope="module")
+def part(tones) -> Part:
+    return load_parts(corpora.load(CONFIG.corpus), CONFIG)["train"]
+
+
+@pytest.mark.parametrize("model", ["cnn", "lstm", "att", "caps"])
+def test_predictions_depend_neither_on_batches_nor_on_order(model, part):
+    torch.manual_seed(0)
+    net, device = models.build(model, 60, 3).train(), torch.device("cpu")
+    net.standardize.fit(torch.cat(list(part.clips)))
+    expected = predict(net, part, device)
+    for batch_size in (1, 5, 999):
+        torch.testing.assert_close(predict(net, part, device, batch_size), expected, rtol=0, atol=1e-5)
+    backwards = Part(part.clips[::-1], part.targets.flip(0))
+    torch.testing.assert_close(predict(net, backwards, device).flip(0), expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), size=st.integers(1, 40), seed=st.integers(0, 9))
+def test_batches_hold_every_clip_once(lengths, size, seed):
+    for random in (None, np.random.default_rng(seed)):
+        made = batches(np.array(lengths), size, random)
+        assert sorted(np.concatenate(made)) == list(range(len(lengths)))
+        assert all(1 <= len(batch) <= size for batch in made)
+
+
+def test_batches_of_training_are_shuffled_and_of_like_length():
+    lengths = np.random.default_rng(0).integers(10, 300, 1000)
+    random = np.random.default_rng(1)
+    first, second = batches(lengths, 16, random), batches(lengths, 16, random)
+    assert [b.tolist() for b in first] != [b.tolist() for b in second]
+    again = batches(lengths, 16, np.random.default_rng(1))
+    assert [b.tolist() for b in first] == [b.tolist() for b in again]
+
+    def padding(made):
+        return sum(lengths[b].max() * len(b) for b in made) / lengths.sum() - 1
+
+    plain = [range(i, min(i + 16, 1000)) for i in range(0, 1000, 16)]
+    assert padding(first) < 0.3 * padding([np.array(b) for b in plain])
