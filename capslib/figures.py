@@ -75,6 +75,8 @@ def player(corpus: Corpus, item: str) -> None:
     wav = io.BytesIO()
     samples = corpus.decoded[int(corpus.table.loc[item, "row"])]
     soundfile.write(wav, np.asarray(samples), corpus.sample_rate, format="WAV", subtype="PCM_16")
+    row = corpus.table.loc[item]
+    display(HTML(f"<p>{corpus.name}: {row['label']}, {row['group']}</p>"))
     display(Audio(wav.getvalue()))
 
 

@@ -74,7 +74,10 @@ def roles(keys: Sequence[str]) -> pd.DataFrame:
     rows = []
     for _, row in wanted.iterrows():
         key, evidence = used.get(f"{row['paper']} {row['corpus']}", ("", "not here"))
-        rows.append({**row[["paper", "corpus", "task"]], "in this run": key, "evidence": evidence, "how": row["how"]})
+        rows.append(
+            {**row[["paper", "corpus", "task"]], "in this run": key, "evidence": evidence}
+            | {"how to get it": row["how"]}
+        )
     return pd.DataFrame(rows)
 
 
@@ -230,11 +233,13 @@ def provenance(runs: Runs, name: str, out: Path) -> HTML:
 
     facts = {
         "profile": runs.grid.profile,
+        "corpora not here": "; ".join(f"{key}: {how}" for key, how in runs.grid.absent.items()) or "none",
+        "data fingerprints": ", ".join(f"{key} {card['fingerprint']}" for key, card in runs.grid.cards.items()),
+    }
+    of_runs = {
         "records": f"{len(records)} of {len(runs.grid)} runs",
         "not run yet": str(len(runs.missing)),
         "made by older code or other data": str(len(runs.older)),
-        "corpora not here": "; ".join(f"{key}: {how}" for key, how in runs.grid.absent.items()) or "none",
-        "data fingerprints": ", ".join(f"{key} {card['fingerprint']}" for key, card in runs.grid.cards.items()),
         "code versions": each([r["code"] for r in records]),
         "machines": each([f"{r['provenance']['machine']}, {r['provenance']['device']}" for r in records]),
         "torch": each([r["provenance"]["torch"] for r in records]),
@@ -242,4 +247,5 @@ def provenance(runs: Runs, name: str, out: Path) -> HTML:
         "training seconds in all": f"{sum(r['provenance']['seconds'] for r in records):.0f}",
         "unusable record files": "; ".join(runs.notes) or "none",
     }
+    facts |= of_runs if len(runs.grid) else {}
     return show(pd.DataFrame(facts.items(), columns=["", "provenance"]), name, "Where these numbers come from.", out)

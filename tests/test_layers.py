@@ -530,6 +530,15 @@ def test_bilstm_equals_packed_sequences(lengths, seed):
         torch.testing.assert_close(parameter.grad, gradients[f"{name}_reverse"])
 
 
+def test_bilstm_starts_by_remembering():
+    """Forget gates start open and recurrent matrices keep lengths, in both directions."""
+    for lstm in (BiLSTM(3, 4).ahead, BiLSTM(3, 4).back):
+        bias = (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach()
+        assert bias.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8  # input, forget, cell, output
+        for gate in lstm.weight_hh_l0.detach().chunk(4):
+            torch.testing.assert_close(gate @ gate.T, torch.eye(4), rtol=0, atol=1e-5)
+
+
 def test_bilstm_does_not_see_padding():
     layer, x, lengths = BiLSTM(3, 4), draw(3, 9, 3, dtype=torch.float32), torch.tensor([9, 1, 5])
     mask = lengths_mask(lengths.tolist(), 9)[..., None]

@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_a_number_is_told(tmp_path):
             {"options": (("num_iteration", 2),)},
             r"unknown option of model 'caps' 'num_iteration': did you mean 'num_iter",
         ),
-        ({"features": FeatureConfig("mfccs")}, r"unknown features 'mfccs'"),
+        ({"features": FeatureConfig("mfccs")}, r"unknown kind of features 'mfccs': did you mean 'mfcc'"),
     ],
 )
 def test_unknown_names_are_told_with_the_nearest(changes, says):

@@ -30,7 +30,7 @@ def parse(key: str) -> tuple[Source, str]:
     """("ased:gender" or "ased") to its source and task name; the first task is the default."""
     name, _, task = key.partition(":")
     if name == "folder" and task:
-        from capslib.corpora.folder import source as own
+        from capslib.corpora.own import source as own
 
         return own(paths.data() / task, task), task
     if name == "folder":
@@ -85,12 +85,12 @@ def at_hand(real: bool = True, embedded: bool = True) -> list[str]:
 
 
 def folder(path: str | Path, **options: object) -> Corpus:
-    """Anybody's own recordings, wherever they lie: see ``capslib.corpora.folder.source`` for the two layouts.
+    """Anybody's own recordings, wherever they lie: see ``capslib.corpora.own.source`` for the two layouts.
 
     Raises:
         CapslibError: if ``path`` is not there, or holds nothing that can be classified.
     """
-    from capslib.corpora.folder import source as own
+    from capslib.corpora.own import source as own
 
     made = own(Path(path), Path(path).stem, **options)
     return assemble(made, Path(path).stem, Path(path) if Path(path).is_dir() else Path(path).parent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,8 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
     if path.stat().st_size == 0:
         raise Unusable("empty file")
     try:
-        with soundfile.SoundFile(path) as file:
+        # As bytes where the system has bytes: soundfile refuses names that are not UTF-8.
+        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
             rate, expected, subtype = file.samplerate, file.frames, file.subtype
             wide = file.read(dtype="int16" if subtype == "PCM_16" else "float64", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:

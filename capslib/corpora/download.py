@@ -1,7 +1,6 @@
 """Archives that their owners let anyone download: fetched once, checked, unpacked; half of one is never taken for it.
 
-An archive lands in ``archives/`` of the data folder when all of it is there, its clips in the corpus's folder when all of
-them are unpacked and checked; until then they lie in a hidden folder that nothing reads.
+What is not yet whole and checked lies in a hidden folder of the data folder that nothing reads.
 """
 
 from __future__ import annotations
@@ -75,9 +74,8 @@ def fetch(name: str, into: Path, mirror: str | None = None) -> Path:
         return target
     try:
         kept.mkdir(parents=True, exist_ok=True)
-        for forgotten in into.glob(f".{source.folder}-*"):  # of a run that was killed
-            if time.time() - forgotten.stat().st_mtime > 86_400:
-                shutil.rmtree(forgotten, ignore_errors=True)
+        for killed in [old for old in into.glob(f".{source.folder}-*") if time.time() - old.stat().st_mtime > 86_400]:
+            shutil.rmtree(killed, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=into, prefix=f".{source.folder}-") as scratch:
             file, unpacked = kept / archive.file, Path(scratch) / "unpacked"
             if not file.is_file():
@@ -88,7 +86,7 @@ def fetch(name: str, into: Path, mirror: str | None = None) -> Path:
                     _check(unpacked / archive.top, archive.listing)
             except _DAMAGED as error:
                 file.unlink()
-                reason = error if str(error) else "it ends too early"
+                reason = error if isinstance(error, CapslibError) else "it is truncated or damaged"
                 raise CapslibError(f"{name}: {archive.file} is deleted, because {reason}; run this again") from None
             os.replace(unpacked / archive.top, target)
     except OSError as error:
@@ -106,7 +104,7 @@ def _download(name: str, archive: Archive, folder: Path, mirror: str | None) -> 
     import requests
 
     pooch.get_logger().setLevel("WARNING")  # its messages name folders of this machine
-    site = (urlsplit(mirror).netloc or mirror) if mirror else archive.site
+    site = urlsplit(mirror).netloc if mirror else archive.site
     how = {"progressbar": sys.stderr.isatty(), "chunk_size": 1 << 16, "timeout": 30}
     try:
         if archive.doi and not mirror:
@@ -118,9 +116,9 @@ def _download(name: str, archive: Archive, folder: Path, mirror: str | None) -> 
     except requests.HTTPError as error:
         reason = f"{site} answers {error.response.status_code} {error.response.reason}"
     except requests.RequestException:
-        reason = f"no connection to {site}, or it broke off"
+        reason = f"no connection to {site}"
     except (ValueError, KeyError) as error:
-        reason = f"what {site} sends is not its owners' archive ({str(error).splitlines()[0][:160]})"
+        reason = f"what {site} sends is not its owners' archive ({' '.join(str(error).split())[:160]})"
     raise CapslibError(
         f"{name} cannot be downloaded: {reason}; try later, or get {archive.url} by hand, put it into archives/ of the data "
         f"folder as {archive.file}, and run this again"
@@ -145,9 +143,7 @@ def _unpack(file: Path, into: Path) -> None:
 def _check(folder: Path, listing: Path) -> None:
     """Every clip is its owners', to the last bit, and there are no others."""
     listed = dict(line.split(",") for line in listing.read_text(encoding="utf-8").splitlines()[1:])
-    here = _clips(folder)
-    for path in sorted(listed.keys() | here):
-        if path not in here:
-            raise CapslibError(f"{path} is missing in it")
-        if hashlib.sha256((folder / path).read_bytes()).hexdigest() != listed.get(path):
-            raise CapslibError(f"{path} in it is not the owners' file: see {listing.name}")
+    for path in sorted(listed.keys() | _clips(folder)):
+        digest = hashlib.sha256((folder / path).read_bytes()).hexdigest() if (folder / path).is_file() else "missing"
+        if digest != listed.get(path):
+            raise CapslibError(f"{path} in it is missing or not the owners' file: see {listing.name}")

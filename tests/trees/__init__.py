@@ -6,7 +6,9 @@ Each builder fills ``folder`` and returns it. ``suffix`` chooses the container: 
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,11 +38,22 @@ def noise(name: str, rate: int = 8_000) -> np.ndarray:
     return random.integers(-8_000, 8_000, int(rate * random.uniform(0.06, 0.10))).astype(np.int16)
 
 
+@functools.cache
+def _encoded(name: str, rate: int, suffix: str) -> bytes:
+    """A clip as a file; many tests write the same ones."""
+    file = io.BytesIO()
+    soundfile.write(file, noise(name, rate), rate, format=suffix[1:], subtype=SUBTYPES[suffix])
+    return file.getvalue()
+
+
 def write(file: Path, samples: np.ndarray | None = None, rate: int = 8_000, subtype: str | None = None) -> Path:
     """One clip in the container that the suffix of ``file`` names; by default the noise of its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    samples = noise(file.stem, rate) if samples is None else samples
-    soundfile.write(file, samples, rate, subtype=subtype or SUBTYPES[file.suffix])
+    if samples is None and subtype is None:
+        file.write_bytes(_encoded(file.stem, rate, file.suffix))
+    else:
+        samples = noise(file.stem, rate) if samples is None else samples
+        soundfile.write(file, samples, rate, subtype=subtype or SUBTYPES[file.suffix])
     return file
 
 

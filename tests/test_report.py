@@ -1,0 +1,103 @@
+"""Reports: rendered from records without training, readable offline, and honest about what failed."""
+
+import re
+
+import nbformat
+import pytest
+
+from capslib import paths, report, study
+from capslib.__main__ import main
+from capslib.errors import CapslibError
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """`make report` into a scratch folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAPSLIB_REPORTS", str(tmp_path_factory.mktemp("reports")))
+        patch.delenv("CAPSLIB_CACHE")
+        assert main(["report", "--notebooks", "02"]) == 0
+        yield study.reports() / "quick"
+
+
+def test_nothing_is_trained(rendered):
+    assert not (rendered / "records").exists()
+
+
+def test_page_shows_the_table_and_fetches_nothing(rendered):
+    page = (rendered / "02_baselines.html").read_text(encoding="utf-8")
+    assert "P0 Table 1" in page and "0.692" in page
+    fetched = re.findall(r"""(?:src|href)=["'](?:https?:)?//[^"']+""", page)
+    assert not fetched
+    assert "study.grid(" not in page, "the page is for readers, the code is in the notebook"
+
+
+def test_index_links_to_pages_figures_and_tables(rendered):
+    index = (rendered / "index.html").read_text(encoding="utf-8")
+    for name in re.findall(r'(?:href|src)="([^"#]+)"', index):
+        assert (rendered / name).exists() or name == "records/", name
+    assert "02_baselines.html" in index
+
+
+def test_tables_and_figures_lie_beside_the_page(rendered):
+    assert (rendered / "tables" / "02-table1.csv").is_file()
+    assert (rendered / "figures" / "02-accuracy.png").is_file()
+
+
+def test_executed_notebook_agrees_with_the_one_in_git(rendered):
+    ours = nbformat.read(rendered / "notebooks" / "02_baselines.ipynb", as_version=4)
+    git = nbformat.read(paths.root() / "notebooks" / "02_baselines.ipynb", as_version=4)
+
+    def tables(notebook):
+        return [
+            o.data["text/html"] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "data" in o and "text/html" in o.data
+        ]  # fmt: skip
+
+    assert tables(ours) == tables(git)
+
+
+def test_unknown_profile_notebook_and_parameter_end_in_one_sentence(capsys):
+    for words, nearest in (
+        (["report", "--profile", "ful"], "did you mean 'full'"),
+        (["report", "--notebooks", "72"], "known are 01"),
+        (["report", "-p", "MODEL=1"], "did you mean 'MODELS'"),
+        (["reproduce", "-p", "CORPUS=1", "--notebooks", "01"], "did you mean 'CORPORA'"),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert nearest in error and error.count("\n") == 1
+
+
+def test_a_failing_cell_is_named_and_the_index_is_still_written(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    cells = [nbformat.v4.new_code_cell("PROFILE = 'quick'  # profile"), nbformat.v4.new_code_cell("1 / 0")]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "99_broken.ipynb")
+    monkeypatch.setattr(report, "notebooks", lambda: {"99": folder / "99_broken.ipynb"})
+    monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path / "reports"))
+    with pytest.raises(CapslibError, match=r"99_broken.ipynb, cell \d+: ZeroDivisionError"):
+        report.make("quick")
+    assert (tmp_path / "reports" / "quick" / "index.html").is_file()
+
+
+def test_accept_without_records_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
+    with pytest.raises(CapslibError, match="run `make reproduce` first"):
+        report.accept()
+
+
+def test_real_recordings_at_hand_are_named_in_the_first_line():
+    line = study.first_line("quick", ["synth_digits:digit", "fsdd:digit"])
+    assert "Embedded synthetic corpora: synth_digits:digit." in line and "Real recordings: fsdd:digit." in line
+
+
+def test_unknown_corpus_in_a_notebook_is_refused():
+    with pytest.raises(CapslibError, match="did you mean 'fsdd'"):
+        study.corpora_in("quick", "fsd")
+
+
+def test_doctor_lists_every_corpus(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "urbansound8k" in said and "records" in said
