@@ -6,6 +6,7 @@ import argparse
 import ast
 import sys
 
+from capslib import paths
 from capslib.errors import CapslibError
 
 
@@ -57,7 +58,7 @@ def _refresh(_: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from capslib import corpora, paths
+    from capslib import corpora
     from capslib.corpora import download
 
     for name in _words(options.corpora):
@@ -76,7 +77,7 @@ def _doctor(_: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from capslib import corpora, paths, study
+    from capslib import corpora, study
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: everything runs on the processor"
     print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, {joblib.cpu_count()} cores, {device}")
@@ -114,6 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
         options.action(options)
     except CapslibError as error:
         print(f"capslib: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" ({paths.shown(error.filename)})" if error.filename else ""
+        print(f"capslib: {error.strerror or error}{where}: is the disk full or read-only?", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("capslib: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)

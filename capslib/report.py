@@ -116,6 +116,8 @@ def execute(notebook: Path, parameters: Mapping[str, object], into: Path) -> Not
             f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (the notebook as far as it came: "
             f"{paths.shown(into)})"
         ) from None
+    except (RuntimeError, TimeoutError) as error:  # the kernel died, did not start, or a cell took too long
+        raise CapslibError(f"{notebook.name}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
 
 
 def html(notebook: NotebookNode, title: str, footer: str) -> str:

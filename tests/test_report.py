@@ -60,7 +60,7 @@ def test_unknown_profile_notebook_and_parameter_end_in_one_sentence(capsys):
     for words, nearest in (
         (["report", "--profile", "ful"], "did you mean 'full'"),
         (["report", "--notebooks", "72"], "known are 01"),
-        (["report", "-p", "MODEL=1"], "did you mean 'MODELS'"),
+        (["report", "-p", "MODEL=1", "--notebooks", "02"], "did you mean 'MODELS'"),
         (["reproduce", "-p", "CORPUS=1", "--notebooks", "01"], "did you mean 'CORPORA'"),
     ):
         assert main(words) == 2
@@ -73,7 +73,8 @@ def test_a_failing_cell_is_named_and_the_index_is_still_written(tmp_path, monkey
     folder.mkdir()
     cells = [nbformat.v4.new_code_cell("PROFILE = 'quick'  # profile"), nbformat.v4.new_code_cell("1 / 0")]
     cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "99_broken.ipynb")
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "99_broken.ipynb")
     monkeypatch.setattr(report, "notebooks", lambda: {"99": folder / "99_broken.ipynb"})
     monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path / "reports"))
     with pytest.raises(CapslibError, match=r"99_broken.ipynb, cell \d+: ZeroDivisionError"):

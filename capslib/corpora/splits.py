@@ -86,7 +86,10 @@ def hold_out_groups(table: pd.DataFrame, ids: Sequence[str], group: str, stratif
 
 
 def by_fold(table: pd.DataFrame, group: str, stratify: str, fold: str = "fold") -> list[Split]:
-    """One split a value of the column ``fold``; validation is held out by group from the other folds."""
+    """One split a value of the column ``fold``; validation is held out by group from the other folds.
+
+    Numbered folds are called "fold1"; others (a speaker, a sentence) bear the value's own name.
+    """
     splits = []
     for number in sorted(table[fold].unique()):
         rest = table.index[table[fold] != number]
@@ -96,7 +99,7 @@ def by_fold(table: pd.DataFrame, group: str, stratify: str, fold: str = "fold") 
         held = set(validation)
         splits.append(
             Split(
-                f"fold{number}",
+                number if isinstance(number, str) else f"fold{number}",
                 tuple(i for i in rest if i not in held),
                 validation,
                 tuple(table.index[table[fold] == number]),
