@@ -39,7 +39,9 @@ def _report(options: argparse.Namespace) -> None:
 
     corpora = "embedded" if options.profile == "quick" else "at hand"
     defaults = {"CORPORA": corpora, "RECORDS": "accepted", "TRAIN": False}
-    index = report.make(options.profile, _words(options.notebooks), defaults, dict(options.parameter))
+    index = report.make(
+        options.profile, _words(options.notebooks), defaults, dict(options.parameter), from_records=True
+    )
     print(f"rendered from records, nothing trained; open {index.parent.name}/{index.name} in the reports")
 
 

@@ -18,7 +18,7 @@ import papermill
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from capslib import paths, study
+from capslib import corpora, paths, study
 from capslib.errors import CapslibError, choose
 
 CELL_TIMEOUT = 6 * 3600
@@ -110,6 +110,7 @@ def execute(notebook: Path, parameters: Mapping[str, object], into: Path) -> Not
             start_timeout=180,
             log_output=False,
             stderr_file=sys.stderr,
+            extra_arguments=["--log-level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
         raise CapslibError(
@@ -146,6 +147,7 @@ def make(
     numbers: Sequence[str] = (),
     defaults: Mapping[str, object] | None = None,
     parameters: Mapping[str, object] | None = None,
+    from_records: bool = False,
 ) -> Path:
     """Execute notebooks and render ``reports/<profile>/``.
 
@@ -154,6 +156,7 @@ def make(
         numbers: of the notebooks, all by default.
         defaults: parameters for those notebooks that have them.
         parameters: that every chosen notebook must have.
+        from_records: leave the pages as they are that need recordings which are not on this machine.
     Returns:
         The index page.
     Raises:
@@ -168,6 +171,10 @@ def make(
         known = papermill.inspect_notebook(str(notebook))
         offered = {"PROFILE": profile, **(defaults or {}), **(parameters or {})}
         wanted[notebook] = {name: value for name, value in offered.items() if name in known}
+        if from_records and "RECORDS" not in known and (away := _not_here(profile, wanted[notebook].get("CORPORA"))):
+            print(f"{notebook.name}: needs recordings that are not here ({', '.join(away)}), its page stays as it is")
+            del wanted[notebook]
+    chosen = list(wanted)
     out = study.reports() / profile
     failures = []
     for notebook in chosen:
@@ -191,6 +198,11 @@ def make(
     if failures:
         raise CapslibError(f"{len(failures)} of {len(chosen)} notebooks failed: " + "; ".join(failures))
     return index
+
+
+def _not_here(profile: str, wanted: object) -> list[str]:
+    keys = study.corpora_in(profile, str(wanted)) if wanted else []
+    return [key for key in keys if corpora.find(key) is None]
 
 
 def write_index(profile: str) -> Path:

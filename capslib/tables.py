@@ -99,7 +99,7 @@ def describe(cards: Mapping[str, dict]) -> pd.DataFrame:
             "groups": f"{card['groups']} {card['group']}s",
             "hours": f"{card['hours']:.2f}",
             "folds": len(card["splits"]),
-            "missing": "; ".join(card["missing"]),
+            "remarks": "; ".join(card["missing"]),
             "left out": card["left_out"],
             "licence": card["licence"],
             "data fingerprint": card["fingerprint"],

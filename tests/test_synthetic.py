@@ -11,7 +11,7 @@ from capslib import corpora
 FINGERPRINTS = {
     "synth_digits": "01ec7a662cc8b137",
     "synth_gender": "183755e62312705e",
-    "synth_emotion": "737442d2a8171d6a",
+    "synth_emotion": "c1c680f09661a0aa",
 }
 SIZES = {  # clips, classes, voices, utterances a voice and class
     "synth_digits": (360, 10, 12, 3),

@@ -159,18 +159,24 @@ def test_the_epoch_is_the_first_best_on_validation_data(made):
     assert record["validation"] == {name: chosen[f"validation_{name}"] for name in record["validation"]}
 
 
-def test_validation_data_do_decide(made, monkeypatch):
-    """With labels turned around, the epoch that was worst looks best: the choice follows them."""
-    seen = {}
+def test_validation_data_do_decide(monkeypatch, tmp_path):
+    """Were every epoch worse than the one before, a long run would end with what a run of one epoch ends with."""
+    seen = []
 
     def worse_every_epoch(scores, targets, loss):
-        if len(seen) < CONFIG.epochs:  # validation comes first, once an epoch
-            seen[len(seen)] = True
-            return {"loss": float(len(seen)), "accuracy": 1.0 / len(seen), "unweighted_accuracy": 1.0}
-        return evaluate(scores, targets, loss)
+        result = evaluate(scores, targets, loss)
+        if len(seen) == CONFIG.epochs:  # validation comes first, once an epoch
+            return result
+        seen.append(result)
+        return result | {"accuracy": 1.0 / len(seen)}
 
+    short = train(dataclasses.replace(CONFIG, epochs=1), tmp_path / "short.safetensors")
     monkeypatch.setattr(training, "evaluate", worse_every_epoch)
-    assert train(CONFIG)["chosen_epoch"] == 1
+    long = train(CONFIG, tmp_path / "long.safetensors")
+    assert long["chosen_epoch"] == 1 and len(long["epochs"]) == 3
+    assert same_tensors(tmp_path / "long.safetensors", tmp_path / "short.safetensors")
+    for what in ("train", "validation", "test", "predictions", "confusion"):
+        assert long[what] == short[what], what
 
 
 @pytest.mark.parametrize("model", ["cnn", "lstm", "att", "caps"])
@@ -288,13 +294,16 @@ def test_a_record_survives_json(made):
     assert json.dumps(json.loads(text)) == text
 
 
-def test_confusion_units_and_predictions_belong_together(made):
-    record, corpus = made[0], corpora.load(CONFIG.corpus)
+def test_confusion_units_and_predictions_belong_together():
+    # Hardly trained, so that there is something to confuse.
+    record = train(dataclasses.replace(CONFIG, model="cnn", epochs=1, learning_rate=1e-4))
+    corpus = corpora.load(CONFIG.corpus)
     labels = corpus.table.loc[list(corpus.split("fold1").test), "label"]
     true = [record["classes"].index(label) for label in labels]
     confusion = np.zeros((3, 3), int)
     for t, p in zip(true, record["predictions"], strict=True):
         confusion[t, p] += 1  # rows are the true classes
+    assert (confusion != confusion.T).any()
     assert record["confusion"] == confusion.tolist()
     assert record["test"]["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum(), abs=1e-6)
     recalls = np.diag(confusion) / confusion.sum(1)
