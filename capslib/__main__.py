@@ -68,9 +68,13 @@ def _data(options: argparse.Namespace) -> None:
             folder = download.fetch(name, paths.data())
             print(f"{name}: in {paths.shown(folder)}")
         except CapslibError as error:
-            print(f"{name}: {error}")
+            print(error)
     for key in corpora.at_hand():
-        card = corpora.load(key).card()
+        try:
+            card = corpora.load(key).card()
+        except CapslibError as error:
+            print(f"{key}: {error}")
+            continue
         print(f"{key}: {card['clips']} clips, {card['groups']} {card['group']}s, {len(card['classes'])} classes")
 
 

@@ -45,10 +45,10 @@ def cache() -> Path:
 def shown(path: Path | str) -> str:
     """A path as it may be printed: relative to the checkout or to the recordings, never a path of one machine."""
     path = Path(path)
-    for base in (data(), root()):
+    for base in (data, root):
         try:
-            return path.resolve().relative_to(base.resolve()).as_posix()
-        except ValueError:
+            return path.resolve().relative_to(base().resolve()).as_posix()
+        except ValueError:  # it lies elsewhere, or CAPSLIB_DATA is wrong, which is another error's business
             continue
     return path.name
 
@@ -71,8 +71,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except Exception as error:  # safetensors and others have errors of their own for a full disk
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise CapslibError(
             f"cannot write {shown(path)}: {reason}; free some space, or point CAPSLIB_CACHE or the reports elsewhere"
         ) from error

@@ -72,23 +72,31 @@ def modules_that_matter(*roots: str) -> list[str]:
     return sorted(found)
 
 
-def _bare(module: str) -> str:
-    """Source without docstrings, comment lines and blank lines, which change nothing."""
-    lines = _file(module).read_text(encoding="utf-8").splitlines()
-    for node in ast.walk(_tree(module)):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                lines[value.lineno - 1 : value.end_lineno] = [""] * (value.end_lineno - value.lineno + 1)
-    kept = (re.sub(r"\s+", "", line) for line in lines)
-    return "\n".join(line for line in kept if line and not line.startswith("#"))
+def _canonical(node: object) -> str:
+    """A syntax tree as text that neither layout, comments nor docstrings change, nor the version of Python."""
+    if isinstance(node, list):
+        return "[" + ",".join(map(_canonical, node)) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = []
+    for name, value in ast.iter_fields(node):
+        if name == "body" and isinstance(value, list) and value and _is_docstring(node, value[0]):
+            value = value[1:]
+        if name not in ("ctx", "kind", "type_comment", "type_ignores", "type_params") and value not in (None, []):
+            parts.append(f"{name}={_canonical(value)}")
+    return f"{type(node).__name__}({','.join(parts)})"
+
+
+def _is_docstring(owner: ast.AST, first: ast.AST) -> bool:
+    documented = isinstance(owner, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    constant = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return documented and constant and isinstance(first.value.value, str)
 
 
 @functools.cache
 def code_version(*roots: str) -> str:
     """SHA-256 (16 digits) of the modules that matter."""
-    text = "\n".join(f"{module}\n{_bare(module)}" for module in modules_that_matter(*roots))
+    text = "\n".join(f"{module}\n{_canonical(_tree(module))}" for module in modules_that_matter(*roots))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -119,6 +127,9 @@ def read(path: Path) -> dict:
         raise CapslibError(
             f"{paths.shown(path)} is a record of version {schema}, this capslib reads version {SCHEMA}: it is run again"
         )
+    lacking = sorted({"key", "config", "provenance"} - record.keys())
+    if lacking:
+        raise CapslibError(f"{paths.shown(path)} lacks {', '.join(lacking)}: delete it, and it is run again")
     return record
 
 
@@ -137,7 +148,7 @@ class Store:
     def __post_init__(self) -> None:
         self._found: dict[str, dict] = {}
         for folder in self.folders:
-            for path in sorted(folder.glob("*.json")):
+            for path in sorted(folder.glob("[!.]*.json")):  # hidden ones were being written when a process was killed
                 try:
                     record = read(path)
                 except CapslibError as error:

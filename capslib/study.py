@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import joblib
@@ -199,6 +201,9 @@ def grid(
         changes: other fields of ``RunConfig``, for all runs.
     """
     budgets = PROFILES[choose(profile, PROFILES, "profile")]
+    for name in changes:
+        choose(name, [field.name for field in fields(RunConfig)], "field of a run")
+    seeds = None if seeds is None else list(seeds)
     cards, absent, runs = {}, {}, []
     for key in corpus:
         source, task = corpora.parse(key)
@@ -275,10 +280,17 @@ def executor(workers: int | None = None) -> Iterator[None]:
             raise CapslibError(
                 "CAPSLIB_CLUSTER is set, but Dask is not installed: pip install 'capslib[cluster]'"
             ) from None
-        with Client(address), joblib.parallel_config(backend="dask"):
+        try:
+            client = Client(address)
+        except (OSError, ValueError) as error:
+            raise CapslibError(f"CAPSLIB_CLUSTER={address}: no Dask scheduler answers there ({error})") from None
+        with client, joblib.parallel_config(backend="dask"):
             yield
         return
-    workers = workers or int(os.environ.get("CAPSLIB_WORKERS", 0)) or joblib.cpu_count()
+    named = os.environ.get("CAPSLIB_WORKERS") or "0"
+    if not named.isdigit():
+        raise CapslibError(f"CAPSLIB_WORKERS={named!r}: give a number of processes, or unset it for one a core")
+    workers = workers or int(named) or joblib.cpu_count()
     with warnings.catch_warnings():
         # A worker that has grown by 300 MB is replaced by a fresh one; nothing is lost, and nobody needs to be told.
         warnings.filterwarnings("ignore", message="A worker stopped")
@@ -286,15 +298,22 @@ def executor(workers: int | None = None) -> Iterator[None]:
             yield
 
 
+# Runs in threads of one process (a Dask worker has as many as cores) would share torch's generator of random numbers.
+_ONE_RUN_A_PROCESS = threading.Lock()
+
+
 def _make(run: Run, weights: Path | None) -> tuple[Run, dict | str]:
     """A record, or in one sentence why there is none; runs in a worker."""
     try:
-        record = training.train(run.config, weights)
+        with _ONE_RUN_A_PROCESS:
+            record = training.train(run.config, weights)
     except CapslibError as error:
         return run, str(error)
+    except Exception as error:
+        return run, f"{run.config.title()}: {type(error).__name__}: {error}"
     if record["data"]["fingerprint"] != run.data:
         return run, f"{run.config.title()}: the recordings changed while the grid was running: start it again"
-    return run, {"schema": SCHEMA, "key": run.key, "code": run.code, **record}
+    return run, json.loads(json.dumps({"schema": SCHEMA, "key": run.key, "code": run.code, **record}))
 
 
 def run(
@@ -329,11 +348,17 @@ def run(
                 for job in todo
             )
             results = joblib.Parallel(return_as="generator_unordered")(jobs)
-            for _, result in tqdm(results, total=len(todo), desc="training", unit="run", file=sys.stderr):
-                if isinstance(result, str):
-                    failures.append(result)
-                else:
-                    shelf.put(result)
+            try:
+                for _, result in tqdm(results, total=len(todo), desc="training", unit="run", file=sys.stderr):
+                    if isinstance(result, str):
+                        failures.append(result)
+                    else:
+                        shelf.put(result)
+            except BrokenProcessPool:
+                raise CapslibError(
+                    "a worker was killed, perhaps for want of memory; finished runs are kept: start again, with fewer "
+                    "workers (CAPSLIB_WORKERS=1) if it happens twice"
+                ) from None
         if failures:
             shown = "; ".join(dict.fromkeys(failures))
             raise CapslibError(f"{len(failures)} of {len(todo)} runs failed, the others are kept: {shown}")

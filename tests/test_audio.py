@@ -2,13 +2,14 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
 import trees
 
 from capslib import corpora, paths
-from capslib.corpora import audio
+from capslib.corpora import audio, synthetic
 from capslib.errors import CapslibError
 
 RATE = 16_000
@@ -43,6 +44,15 @@ def sine(rate, seconds=0.2, pitch=440):
     return 0.5 * np.sin(2 * np.pi * pitch * np.arange(int(rate * seconds)) / rate)
 
 
+def without_length(file):
+    """As FLAC is when it was written into a pipe, or when the disk was full before its header could be completed."""
+    data = bytearray(file.read_bytes())
+    data[21] &= 0xF0  # 36 bits: the number of samples
+    data[22:26] = bytes(4)
+    file.write_bytes(data)
+    return file
+
+
 UNUSABLE = {
     "text.wav": (lambda file: file.write_text("this is not audio"), "unreadable"),
     "text.flac": (lambda file: file.write_text("this is not audio"), "unreadable"),
@@ -54,6 +64,8 @@ UNUSABLE = {
     "truncated.wav": (lambda file: cut(clip(file, 1), 0.6), "truncated"),
     "header only.wav": (lambda file: cut(clip(file, 1), 44), "truncated"),
     "truncated.flac": (lambda file: cut(clip(file, 1), 0.6), "unreadable"),
+    "full disk.flac": (lambda file: cut(without_length(clip(file, 1)), 8_192), "does not say how long it is"),
+    "pipe.flac": (lambda file: without_length(clip(file)), "does not say how long it is"),
     "truncated.ogg": (lambda file: cut(clip(file, 5), 0.6), "truncated"),
     "short.wav": (lambda file: clip(file, 0.039), "shorter than a frame of 40 ms"),
     "short.flac": (lambda file: clip(file, 0.001), "shorter than a frame of 40 ms"),
@@ -265,6 +277,20 @@ def test_what_was_there_survives_a_failed_write(tmp_path):
     with pytest.raises(CapslibError, match=r"record\.json: No space left on device"):
         paths.write_atomically(file, fail)
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_an_embedded_corpus_on_a_disk_that_runs_full_never_looks_finished(own_cache, fresh_loads, monkeypatch):
+    run = synthetic.subprocess.run
+
+    def with_little_space(command, **how):  # no file may become longer than 8 KiB
+        return run(["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *command], **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic.subprocess, "run", with_little_space)
+        with pytest.raises(CapslibError, match=r"'synth_digits' could not be synthesized: .*File too large"):
+            corpora.load("synth_digits")
+    assert list((own_cache / "synthetic").iterdir()) == []
 
 
 def test_an_embedded_corpus_without_a_place_to_write(tmp_path, monkeypatch, fresh_loads):

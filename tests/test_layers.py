@@ -386,7 +386,10 @@ def test_capsule_layer_refuses_sizes_below_one(size):
         CapsuleLayer(**sizes)
 
 
-@pytest.mark.xfail(strict=True, reason="in_capsules is the one size that is not checked")
+@pytest.mark.xfail(
+    strict=True,
+    reason="not checked yet: the fix re-keys every record of CAPS, so it goes with the next change of the layer",
+)
 def test_capsule_layer_refuses_no_input_capsules():
     with pytest.raises(ValueError, match="in_capsules=0: must be at least 1"):
         CapsuleLayer(3, 4, 5, in_capsules=0)

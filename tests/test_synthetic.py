@@ -1,6 +1,6 @@
 """The embedded corpora are the same everywhere: their fingerprints are constants."""
 
-import time
+import os
 
 import numpy as np
 import pytest
@@ -27,9 +27,10 @@ def test_the_same_samples_on_every_machine(name):
 
 def test_made_anew_in_an_empty_cache_it_is_the_same_again_and_quick(tmp_path, monkeypatch, fresh_loads):
     monkeypatch.setenv("CAPSLIB_CACHE", str(tmp_path / "cache"))
-    started = time.monotonic()
+    before = os.times()
     corpus = corpora.load("synth_gender")
-    assert time.monotonic() - started < 30  # about 2 s on an idle core
+    after = os.times()
+    assert after.children_user - before.children_user < 20  # 2 to 3 s of computing; a busy machine may take longer
     assert corpus.fingerprint == FINGERPRINTS["synth_gender"]
     folders = [folder.name for folder in (tmp_path / "cache" / "synthetic").iterdir()]
     assert len(folders) == 1 and folders[0].startswith("synth_gender-")  # nothing half-made is left beside it

@@ -241,7 +241,6 @@ def test_weights_that_cannot_be_written_are_told(tmp_path):
         train(dataclasses.replace(CONFIG, epochs=1), tmp_path / "taken" / "caps.safetensors")
 
 
-@pytest.mark.xfail(strict=True, reason="safetensors raises its own error on a full disk, which is no OSError")
 def test_a_disk_that_fills_up_while_weights_are_written_is_told(tmp_path):
     # A file that may not grow stands for a disk that is full.
     code = (

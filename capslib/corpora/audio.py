@@ -25,6 +25,7 @@ from capslib import paths
 
 MINIMUM_SECONDS = 0.040  # one analysis frame of every paper
 _VERSION = 2
+_UNKNOWN = 2**62  # more frames than any file has: what libsndfile says when a header does not tell
 _WIDER = {"PCM_24": "24-bit", "PCM_32": "32-bit", "FLOAT": "floating-point", "DOUBLE": "floating-point"}
 
 
@@ -92,13 +93,15 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
         # As bytes where the system has bytes: soundfile refuses names that are not UTF-8.
         with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
             rate, expected, subtype = file.samplerate, file.frames, file.subtype
+            if expected >= _UNKNOWN:  # a FLAC file written into a pipe, or one whose disk was full
+                raise Unusable("its header does not say how long it is: convert it once more")
             wide = file.read(dtype="int16" if subtype == "PCM_16" else "float64", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         raise Unusable(f"unreadable: {reason}") from None
-    except MemoryError:
+    except (MemoryError, ValueError):
         raise Unusable("unreadable: its header claims more samples than fit into memory") from None
-    if _ends_early(path) or 0 < len(wide) < expected < 2**62:
+    if _ends_early(path) or 0 < len(wide) < expected:
         raise Unusable("truncated: the file ends before its header says")
     if len(wide) == 0:
         raise Unusable("empty: no samples")

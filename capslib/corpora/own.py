@@ -84,7 +84,8 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         table, notes = _read_csv(table_file) if table_file.is_file() else _read_folders(path)
         if "group" in table:
             return table.rename(columns={"group": "source"}), notes
-        return table.assign(source=table["path"]), [*notes, _NO_GROUPS]
+        itself = table["path"].map(lambda path: Path(path).with_suffix("").as_posix())  # whatever the container
+        return table.assign(source=itself), [*notes, _NO_GROUPS]
 
     def splits(table: pd.DataFrame) -> list[Split]:
         groups = table.groupby("label")["group"].nunique()

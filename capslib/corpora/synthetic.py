@@ -9,6 +9,7 @@ own, and everything after it is double precision, rounded to 16 bits at the end.
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
@@ -126,7 +127,9 @@ def synthesize(name: str, folder: Path) -> None:
         level = np.sqrt(np.mean(speech**2)) * 10 ** (-what.snr / 20)
         mixed = speech + level * random.standard_normal(len(speech))
         integers = np.clip(np.rint(mixed * 0.5 * 32768), -32768, 32767).astype(np.int16)
-        soundfile.write(folder / f"{what.name}.flac", integers, SAMPLE_RATE, subtype="PCM_16")
+        packed = io.BytesIO()  # libsndfile says nothing when the disk is full; Python does
+        soundfile.write(packed, integers, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        (folder / f"{what.name}.flac").write_bytes(packed.getvalue())
 
 
 def make(name: str) -> Path:
