@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 
+import pandas as pd
 import pytest
 
 from capslib import corpora, paths
@@ -95,6 +96,13 @@ def test_readme_names_commands_and_files_that_exist():
         assert re.search(rf"^{target}:", makefile, re.M), target
     for link in re.findall(r"\]\(([^)#:]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_readme_counts_the_verdicts_of_the_report():
+    tests = pd.read_csv(ROOT / "reports" / "full" / "tables" / "02-tests.csv")
+    tested = tests[tests["p"].notna()]
+    decided = tested["verdict"].isin(["higher", "lower"]).sum()
+    assert f"{decided} of {len(tested)} comparisons" in (ROOT / "README.md").read_text()
 
 
 def test_readme_example_runs():
