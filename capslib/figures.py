@@ -222,7 +222,7 @@ def accuracies(runs: Runs, columns: Sequence[str], paper: str, table: str, name:
         axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
         axis.set_xticks(range(len(columns)), [tables.COLUMN_TITLES.get(m, m) for m in columns])
         stands = f" for {card['role']}" if card["evidence"] == "stand-in" and card["role"] else ""
-        axis.set_title(f"{key}\n{card['evidence']}{stands}", fontsize=9)
+        axis.set_title(f"{key}\n{tables.evidence(card)}{stands}", fontsize=9)
         axis.set_ylim(0, 1)
     for axis in axes[:, 0]:
         axis.set_ylabel("test accuracy")

@@ -176,7 +176,11 @@ def compare(runs: Runs, columns: Sequence[str], paper: str, table: str, name: st
 
 
 def _provenance(card: dict, found: Mapping[str, Sequence[dict]]) -> str:
-    seeds = [len({r["config"]["seed"] for r in records}) for records in found.values() if records]
+    seeds = [
+        sum(r["config"]["split"] == split for r in records)
+        for records in found.values()
+        for split in {r["config"]["split"] for r in records}
+    ]
     folds = [len({r["config"]["split"] for r in records}) for records in found.values() if records]
     if not seeds:
         return "no run yet"
