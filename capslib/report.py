@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 
 from capslib import corpora, paths, study
 from capslib.errors import CapslibError, choose
+from capslib.records import read
 
 CELL_TIMEOUT = 6 * 3600
 _PAGE = jinja2.Template(
@@ -188,9 +189,8 @@ def make(
             print(f"{notebook.name}: FAILED: {error}", flush=True)
             continue
         unfinished.unlink(missing_ok=True)
-        footer = (
-            f"{notebook.name}, profile {profile}, code at {revision()}; every number comes from a record in records/."
-        )
+        source = "a record in records/" if "RECORDS" in papermill.inspect_notebook(str(notebook)) else "the recordings"
+        footer = f"{notebook.name}, profile {profile}, code at {revision()}; every number of ours comes from {source}."
         paths.write_text(out / "notebooks" / notebook.name, nbformat.writes(executed) + "\n")
         paths.write_text(out / f"{notebook.stem}.html", html(executed, notebook.stem, footer))
         print(f"{notebook.name}: done in {time.perf_counter() - began:.0f} s", flush=True)
@@ -243,17 +243,26 @@ def accept() -> list[Path]:
         CapslibError: if there are no quick records yet.
     """
     own = study.reports() / "quick" / "records"
-    fresh = sorted(own.glob("*.json"))
+    fresh = {record["key"]: path for path, record in _embedded(own)}
     if not fresh:
         raise CapslibError(
-            "there are no records in reports/quick: run `make reproduce` first, look at its report, then accept"
+            "there are no records of today's code in reports/quick: run `make reproduce` first, look at its report, then accept"
         )
     folder = study.accepted() / "records"
-    for old in folder.glob("*.json"):
-        old.unlink()
-    for path in fresh:
+    for path in fresh.values():
         paths.write_text(folder / path.name, path.read_text(encoding="utf-8"))
+    for old in set(folder.glob("*.json")) - {folder / path.name for path in fresh.values()}:
+        old.unlink()
     return refresh()
+
+
+def _embedded(folder: Path) -> Iterator[tuple[Path, dict]]:
+    """Records of embedded corpora made by today's code: neither own recordings nor older versions go into git."""
+    for path in sorted(folder.glob("[!.]*.json")):
+        record = read(path)
+        config = record["config"]
+        if corpora.parse(config["corpus"])[0].make and record["code"] == study.current_code(config["model"]):
+            yield path, record
 
 
 def refresh() -> list[Path]:

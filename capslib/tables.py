@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML
 
-from capslib import corpora, paths, statistics
+from capslib import paths, statistics
 from capslib.corpora import Corpus
 from capslib.study import Runs
 
@@ -58,25 +58,21 @@ def published(paper: str, table: str) -> pd.DataFrame:
     return ours.assign(value=ours["value"].astype(float)).pivot(index="row", columns="column", values="value")
 
 
-def roles(keys: Sequence[str]) -> pd.DataFrame:
+def roles(cards: Mapping[str, dict]) -> pd.DataFrame:
     """Which recordings stand in a run for each corpus of the papers.
 
     Args:
-        keys: of the corpora in use.
+        cards: of the corpora in use, by key (see ``Corpus.card``).
     Returns:
         Columns paper, corpus, in this run, evidence, how to get it; one row a corpus of the papers.
     """
     wanted = pd.read_csv(paths.root() / "data" / "roles.csv", dtype=str, keep_default_na=False)
-    used = {}
-    for key in keys:
-        source, task = corpora.parse(key)
-        used[source.tasks[task].role] = (f"{source.name}:{task}", source.tasks[task].evidence)
+    used = {card["role"]: (key, evidence(card)) for key, card in cards.items()}
     rows = []
     for _, row in wanted.iterrows():
-        key, evidence = used.get(f"{row['paper']} {row['corpus']}", ("", "not here"))
+        key, kind = used.get(f"{row['paper']} {row['corpus']}", ("", "not here"))
         rows.append(
-            {**row[["paper", "corpus", "task"]], "in this run": key, "evidence": evidence}
-            | {"how to get it": row["how"]}
+            {**row[["paper", "corpus", "task"]], "in this run": key, "evidence": kind} | {"how to get it": row["how"]}
         )
     return pd.DataFrame(rows)
 
@@ -153,7 +149,7 @@ def compare(runs: Runs, columns: Sequence[str], paper: str, table: str, name: st
         elif key == "":
             numbers, cells = [None] * len(columns), [""] * len(columns)
             head = {
-                "corpus": "",
+                "corpus": "no recordings",
                 "evidence": "not here" if runs.grid.profile == "full" else "not in this run",
                 "from": "",
             }
@@ -196,7 +192,7 @@ def _provenance(card: dict, found: Mapping[str, Sequence[dict]]) -> str:
 
 
 def per_fold(runs: Runs) -> pd.DataFrame:
-    """Accuracy of every fold, mean over seeds, one column a model; the chosen unit of honesty behind every mean."""
+    """Accuracy of every fold, mean over seeds, one column a model."""
     frame = runs.frame()
     grouped = frame.pivot_table(
         index=["corpus", "split"], columns="model", values="accuracy", aggfunc="mean", sort=False

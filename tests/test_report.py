@@ -1,5 +1,6 @@
 """Reports: rendered from records without training, readable offline, and honest about what failed."""
 
+import json
 import re
 
 import nbformat
@@ -86,6 +87,27 @@ def test_accept_without_records_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
     with pytest.raises(CapslibError, match="run `make reproduce` first"):
         report.accept()
+
+
+def test_only_embedded_records_of_this_code_are_accepted(tmp_path, monkeypatch):
+    kept = sorted((study.accepted() / "records").glob("*.json"))[0]
+    record = json.loads(kept.read_text(encoding="utf-8"))
+    folder = tmp_path / "quick" / "records"
+    folder.mkdir(parents=True)
+    for name, changes in (
+        ("good", {}),
+        ("older", {"code": "0" * 16}),
+        ("real", {"config": record["config"] | {"corpus": "fsdd:digit"}}),
+        (".half", {}),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(record | changes | {"key": name}), encoding="utf-8")
+    monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
+    monkeypatch.setattr(study, "accepted", lambda: tmp_path / "accepted")
+    monkeypatch.setattr(report, "refresh", list)
+    (tmp_path / "accepted" / "records").mkdir(parents=True)
+    (tmp_path / "accepted" / "records" / "before.json").write_text("{}")
+    report.accept()
+    assert [path.name for path in (tmp_path / "accepted" / "records").iterdir()] == ["good.json"]
 
 
 def test_real_recordings_at_hand_are_named_in_the_first_line():
