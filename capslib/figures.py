@@ -89,6 +89,7 @@ def clips(corpus: Corpus, items: Sequence[str], name: str, out: Path) -> None:
     module = spectrogram.build(corpus.sample_rate)
     rows = []
     figure, axes = _grid(3 * len(items), len(items), 3.1, 2.0)
+    loudest = 1.05 * max(float(np.abs(corpus.audio(item)).max()) for item in items)
     for column, item in enumerate(items):
         samples = corpus.audio(item)
         row = corpus.table.loc[item]
@@ -96,7 +97,7 @@ def clips(corpus: Corpus, items: Sequence[str], name: str, out: Path) -> None:
         static = mfcc[int(row["row"])][:, :20].T
         seconds = len(samples) / corpus.sample_rate
         axes[0, column].plot(np.arange(len(samples)) / corpus.sample_rate, samples, linewidth=0.5)
-        axes[0, column].set(title=f"{row['label']} ({row['group']})", xlim=(0, seconds), ylim=(-0.6, 0.6))
+        axes[0, column].set(title=f"{row['label']} ({row['group']})", xlim=(0, seconds), ylim=(-loudest, loudest))
         top = values.shape[-1] * 10 / 1000
         drawn = values[0].T.numpy()
         axes[1, column].imshow(
