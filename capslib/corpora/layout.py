@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -37,3 +38,9 @@ def clips(folder: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
 def expected(found: int, of: int, what: str) -> list[str]:
     """One sentence when an archive is not complete."""
     return [f"{of - found} of {of} {what} are not here"] if found < of else []
+
+
+def some(things: Iterable[str], what: str) -> list[str]:
+    """One sentence if there are any of ``things``: how many, ``what`` is the matter with them, and the first."""
+    things = list(things)
+    return [f"{len(things)} {what}, e.g. {things[0]}"] if things else []

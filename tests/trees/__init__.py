@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from trees import layouts
+
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 URBAN_CLASSES = (
     "air_conditioner",
@@ -171,4 +173,7 @@ ARCHIVES = {
     "emodb": emodb,
     "urbansound8k": urbansound8k,
     "ased": ased,
+    "iemocap": layouts.iemocap,
+    "vctk": layouts.vctk,
+    "musan": layouts.musan,
 }

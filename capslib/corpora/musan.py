@@ -1,0 +1,58 @@
+"""MUSAN: 109 hours of music, speech and noise, 2,016 files from seconds to minutes long, 16 kHz.
+
+Layout: ``{music,speech,noise}/{origin}/{kind}-{origin}-NNNN.wav``. No paper classifies it alone: P0 mixes its speech with its
+noise. A file is a recording of its own, but one reader or artist may have given several: see the owners' ANNOTATIONS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from capslib.corpora.layout import clips, expected
+from capslib.corpora.splits import Split, by_fold, grouped_folds
+from capslib.corpora.table import Source, Task
+
+KINDS = ("music", "noise", "speech")
+
+
+def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    table, notes = clips(
+        folder, rf"(?:.*/)?(?P<kind>{'|'.join(KINDS)})/(?P<origin>[^/]+)/(?P<recording>(?P=kind)-[^/]+-\d+)"
+    )
+    absent = [kind for kind in KINDS if kind not in set(table["kind"])]
+    notes += [f"no file of {', '.join(absent)}"] if absent else []
+    return table, notes + expected(len(table), 2_016, "files")
+
+
+def _folds(table: pd.DataFrame) -> list[Split]:
+    """A recording that is there under two names stays together, whatever its names."""
+    once = table.groupby("sha256")["recording"].transform("first")
+    table = table.assign(recording=once)
+    return by_fold(table.assign(fold=grouped_folds(table, "recording", "kind")), "recording", "kind")
+
+
+SOURCES = (
+    Source(
+        name="musan",
+        read=_read,
+        folder="musan",
+        tasks={
+            "kind": Task(
+                label="kind",
+                group="recording",
+                interval_over="fold",
+                splits=_folds,
+                protocol="5 folds by file, each up to minutes long (one reader or artist may be on both sides); a seventh of the "
+                "other files validates",
+                evidence="stand-in",
+            )
+        },
+        sample_rate=16_000,
+        citation="D. Snyder, G. Chen and D. Povey, MUSAN: A Music, Speech, and Noise Corpus, arXiv:1510.08484, 2015",
+        licence="public domain or Creative Commons, file by file: see its LICENSE files",
+        homepage="https://www.openslr.org/17/",
+        how_to_get="unpack musan.tar.gz from openslr.org/17 to musan/ in the data folder, so that music/, speech/ and noise/ are there",
+    ),
+)
