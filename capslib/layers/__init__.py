@@ -2,17 +2,25 @@
 
 from capslib.layers.attention import AttentionPooling, masked_mean
 from capslib.layers.capsules import CapsuleLayer
+from capslib.layers.em import EMRouting
+from capslib.layers.inverted_attention import InvertedAttentionRouting
 from capslib.layers.margin import MarginLoss
 from capslib.layers.recurrent import BiLSTM, MaskedBatchNorm, Standardize, reverse
 from capslib.layers.routing import DynamicRouting, route, squash
+from capslib.layers.rules import ROUTINGS
+from capslib.layers.self_attention import SelfAttentionRouting
 
 __all__ = [
+    "ROUTINGS",
     "AttentionPooling",
     "BiLSTM",
     "CapsuleLayer",
     "DynamicRouting",
+    "EMRouting",
+    "InvertedAttentionRouting",
     "MarginLoss",
     "MaskedBatchNorm",
+    "SelfAttentionRouting",
     "Standardize",
     "masked_mean",
     "reverse",
