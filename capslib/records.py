@@ -18,8 +18,9 @@ from capslib.errors import CapslibError
 SCHEMA = 1
 # What may differ between two records of the same run on the same machine.
 VOLATILE = ("provenance",)
-# Fingerprints of the data stand for these rooms; the others cannot change a number.
-_NOT_CODE = ("capslib.corpora", "capslib.errors", "capslib.paths")
+# Fingerprints of the data stand for the corpora; kernels and native passes give the numbers of `layers.passes` up to rounding,
+# on devices that the provenance names; the others cannot change a number.
+_NOT_CODE = ("capslib.corpora", "capslib.errors", "capslib.paths", "capslib.layers.kernels", "capslib.layers.native")
 
 
 @functools.cache

@@ -19,11 +19,14 @@ class CapsuleLayer(nn.Module):
         out_features: size of an output capsule, D (16 in P0).
         num_iterations: passes of dynamic routing (default 3), see ``route``; ignored when ``routing`` is given.
         in_capsules: number of inputs I if each has its own matrices; None (default) shares them among all inputs, so
-            that any number of steps goes in.
+            that any number of steps goes in. Shared matrices are kept as ``weight`` (J, F, D), own ones as (I, J, D, F).
         init_gain: factor on Glorot's range at the start. The sum over hundreds of steps saturates ``squash`` at 1.0, and
             nothing is learned; 0.1 (default) trained at once on the validation parts of four corpora.
-        bias: add a learned prior to the routing logits, one value an output capsule (default no: P0 has none).
+        bias: add a learned vector of each output capsule to every vote for it (default no: P0 has none; P2 equation 3).
+        prior: start the routing logits from a learned value of each output capsule (default no).
         routing: another rule with the signature of ``DynamicRouting``.
+    Raises:
+        ValueError: if a size is below one.
 
     Example:
         >>> layer = CapsuleLayer(in_features=256, out_capsules=10, out_features=16)
@@ -41,19 +44,20 @@ class CapsuleLayer(nn.Module):
         in_capsules: int | None = None,
         init_gain: float = 0.1,
         bias: bool = False,
+        prior: bool = False,
         routing: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("in_features", in_features),
-            ("out_capsules", out_capsules),
-            ("out_features", out_features),
-        ):
+        sizes = {"in_features": in_features, "out_capsules": out_capsules, "out_features": out_features}
+        for name, size in (sizes if in_capsules is None else sizes | {"in_capsules": in_capsules}).items():
             if size < 1:
                 raise ValueError(f"{name}={size}: must be at least 1")
-        own = () if in_capsules is None else (in_capsules,)
-        self.weight = nn.Parameter(torch.empty(*own, out_capsules, in_features, out_features))
-        self.prior = nn.Parameter(torch.zeros(out_capsules)) if bias else None
+        if in_capsules is None:
+            self.weight = nn.Parameter(torch.empty(out_capsules, in_features, out_features))
+        else:
+            self.weight = nn.Parameter(torch.empty(in_capsules, out_capsules, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_capsules, out_features)) if bias else None
+        self.prior = nn.Parameter(torch.zeros(out_capsules)) if prior else None
         self.routing = routing if routing is not None else DynamicRouting(num_iterations)
         self.init_gain = init_gain
         self.reset_parameters()
@@ -75,8 +79,14 @@ class CapsuleLayer(nn.Module):
         Returns:
             (B, out_capsules, out_features); a capsule's length (``v.norm(dim=-1)``) lies in [0, 1).
         """
-        return self.routing(u, self.weight, mask=mask, prior=self.prior, return_coupling=return_coupling)
+        bias = {} if self.bias is None else {"bias": self.bias}  # not every rule knows one
+        return self.routing(u, self.matrices, mask=mask, prior=self.prior, return_coupling=return_coupling, **bias)
+
+    @property
+    def matrices(self) -> Tensor:
+        """As ``route`` takes them: (J, F, D), or (I, J, F, D)."""
+        return self.weight if self.weight.dim() == 3 else self.weight.transpose(-1, -2)
 
     def extra_repr(self) -> str:
-        *own, J, F, D = self.weight.shape
+        *own, J, F, D = self.matrices.shape
         return f"in_features={F}, out_capsules={J}, out_features={D}, in_capsules={own[0] if own else None}"

@@ -8,22 +8,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from capslib.layers import kernels, native
+from capslib.layers.passes import Passes, Routing, SharedPasses, VotePasses
+from capslib.layers.squash import squash
 
-def squash(s: Tensor, dim: int = -1) -> Tensor:
-    """Shrink vectors to lengths below one and keep their direction (Sabour et al. 2017, equation 1).
+FORMULATIONS: dict[str, type[Passes]] = {
+    "shared": SharedPasses,
+    "votes": VotePasses,
+    "native": native.NativePasses,
+}
 
-    Zero vectors stay zero, with a finite gradient. Half precision is squashed in float32.
 
-    Args:
-        s: (..., D).
-        dim: the axis of the vector's components.
-    Returns:
-        Same shape and dtype as ``s``.
+def choose(u: Tensor, weight: Tensor) -> str:
+    """Which formulation ``route`` takes: one of ``FORMULATIONS``, "triton" or "reference".
+
+    ``torch.compile`` fuses the reference by itself. The times are in notebook 12.
     """
-    wide = s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
-    squared = (wide * wide).sum(dim, keepdim=True)
-    tiny = torch.finfo(wide.dtype).tiny ** 0.5
-    return (wide * squared / ((1.0 + squared) * (squared + tiny).sqrt())).to(s.dtype)
+    if torch.compiler.is_compiling() or u.numel() == 0 or weight.numel() == 0:
+        return "reference"
+    if u.device.type == "cuda" and kernels.usable(u, weight):
+        return "triton"
+    if weight.dim() == 3:
+        return "shared"
+    return "native" if native.usable(u) else "votes"
 
 
 def route(
@@ -31,28 +38,95 @@ def route(
     weight: Tensor,
     num_iterations: int = 3,
     *,
+    bias: Tensor | None = None,
     mask: Tensor | None = None,
     prior: Tensor | None = None,
+    detach_iterations: bool = False,
     return_coupling: bool = False,
+    formulation: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Dynamic routing (Sabour et al. 2017, procedure 1) from input capsules ``u`` through ``weight``.
 
-    Gradients flow through every iteration. With one matrix shared by all input capsules the votes are never formed: the
-    coupled inputs are summed before the product, so memory grows with I * F and not with I * J * D.
+    Gradients flow through every pass, by a hand-written backward that keeps nothing of the size of the votes. Half
+    precision is computed in float32, under autocast too.
 
     Args:
         u: input capsules, (B, I, F).
-        weight: one matrix an output capsule, shared by all inputs, (J, F, D); or one for each input, (I, J, F, D).
+        weight: one matrix an output capsule, shared by all inputs, (J, F, D); or one for each input, (I, J, F, D), read
+            fastest where (I, J, D, F) lies contiguous.
         num_iterations: passes, at least 1. One pass couples by ``prior`` alone: uniformly, without one.
+        bias: added to every vote, (J, D) or (B, J, D) (P2 equations 3 and 9).
         mask: True at valid input capsules, (B, I); others contribute nothing.
         prior: initial logits, broadcastable to (B, I, J); zeros by default.
+        detach_iterations: take the last coupling for a constant in the backward (default no: another gradient).
         return_coupling: also return the coupling of the last pass.
+        formulation: instead of the fastest (``choose``), for comparisons.
     Returns:
-        Output capsules, (B, J, D); with ``return_coupling`` also the coupling, (B, I, J), zero at masked inputs and
-        summing to one over J elsewhere.
+        Output capsules, (B, J, D); with ``return_coupling`` also the coupling, (B, I, J), without a gradient, zero at
+        masked inputs and summing to one over J elsewhere.
     Raises:
-        ValueError: if shapes do not fit or ``num_iterations`` is below 1.
+        ValueError: if shapes do not fit, ``num_iterations`` is below 1 or the formulation is not for such a weight.
     """
+    _check(u, weight, num_iterations, bias, mask, prior)
+    dtype = torch.promote_types(torch.promote_types(u.dtype, weight.dtype), torch.float32)
+    B, I, _ = u.shape
+    J, D = weight.shape[-3], weight.shape[-1]
+    u, weight = u.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype).expand(B, J, D)
+    prior = None if prior is None else prior.to(dtype).expand(B, I, J)
+    name = formulation or choose(u, weight)
+    with torch.autocast(u.device.type, enabled=False):
+        if name == "reference":
+            v, coupling = route_reference(u, weight, num_iterations, bias, mask, prior, detach_iterations)
+        elif name == "triton":
+            v, coupling = kernels.routed(u, weight, num_iterations, bias, mask, prior, detach_iterations)
+        elif name in FORMULATIONS and (name == "shared") == (weight.dim() == 3):
+            prior = None if prior is None else prior.transpose(1, 2)
+            valid = None if mask is None else mask.unsqueeze(1).to(dtype)
+            tensors = (u, weight, bias, prior, valid)
+            v, coupling = Routing.apply(FORMULATIONS[name], num_iterations, detach_iterations, *tensors)
+            coupling = coupling.transpose(1, 2)
+        else:
+            raise ValueError(
+                f"formulation={name!r} is not for a weight {tuple(weight.shape)}: see routing.FORMULATIONS"
+            )
+    return (v, coupling) if return_coupling else v
+
+
+def route_reference(
+    u: Tensor,
+    weight: Tensor,
+    num_iterations: int = 3,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    prior: Tensor | None = None,
+    detach_iterations: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Procedure 1 as it stands, votes and all: what every formulation is checked against.
+
+    Args: as for ``route``, with ``bias`` (B, J, D) or (J, D).
+    Returns:
+        Output capsules, (B, J, D), and the coupling of the last pass, (B, I, J), detached.
+    """
+    votes = torch.einsum("bif,jfd->bijd" if weight.dim() == 3 else "bif,ijfd->bijd", u, weight)
+    if bias is not None:
+        votes = votes + (bias if bias.dim() == 2 else bias.unsqueeze(1))
+    logits = votes.new_zeros(votes.shape[:3]) if prior is None else prior.expand(votes.shape[:3])
+    for iteration in range(num_iterations):
+        coupling = logits.softmax(-1)
+        if mask is not None:
+            coupling = coupling * mask.unsqueeze(-1)
+        if detach_iterations:
+            coupling = coupling.detach()
+        v = squash(torch.einsum("bij,bijd->bjd", coupling, votes))
+        if iteration + 1 < num_iterations:
+            logits = logits + torch.einsum("bijd,bjd->bij", votes, v)
+    return v, coupling.detach()
+
+
+def _check(
+    u: Tensor, weight: Tensor, num_iterations: int, bias: Tensor | None, mask: Tensor | None, prior: Tensor | None
+) -> None:
     if num_iterations < 1:
         raise ValueError(f"num_iterations={num_iterations}: routing needs at least one pass")
     if u.dim() != 3 or weight.dim() not in (3, 4) or weight.shape[-2] != u.shape[-1]:
@@ -61,30 +135,17 @@ def route(
         )
     if weight.dim() == 4 and weight.shape[0] != u.shape[1]:
         raise ValueError(f"weight is for {weight.shape[0]} input capsules, u has {u.shape[1]}")
-    if mask is not None and mask.shape != u.shape[:2]:
-        raise ValueError(f"mask {tuple(mask.shape)} does not fit u {tuple(u.shape)}: expected {tuple(u.shape[:2])}")
-    B, I, _ = u.shape
-    J = weight.shape[-3]
-    if weight.dim() == 4:
-        votes = torch.einsum("bif,ijfd->bjid", u, weight).contiguous()  # (B, J, I, D)
-    logits = u.new_zeros(B, I, J) if prior is None else prior.expand(B, I, J)
-    for iteration in range(num_iterations):
-        coupling = logits.softmax(dim=-1)
-        if mask is not None:
-            coupling = coupling * mask.unsqueeze(-1)
-        if weight.dim() == 4:
-            s = (coupling.transpose(1, 2).unsqueeze(2) @ votes).squeeze(2)  # (B, J, 1, I) @ (B, J, I, D)
-        else:
-            pooled = coupling.transpose(1, 2) @ u  # (B, J, F)
-            s = (pooled.unsqueeze(2) @ weight).squeeze(2)  # (B, J, 1, F) @ (J, F, D)
-        v = squash(s)
-        if iteration + 1 < num_iterations:
-            if weight.dim() == 4:
-                agreement = (votes @ v.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
-            else:
-                agreement = u @ (weight @ v.unsqueeze(-1)).squeeze(-1).transpose(1, 2)  # (B, I, F) @ (B, F, J)
-            logits = logits + agreement
-    return (v, coupling) if return_coupling else v
+    B, I, J, D = *u.shape[:2], weight.shape[-3], weight.shape[-1]
+    if mask is not None and mask.shape != (B, I):
+        raise ValueError(f"mask {tuple(mask.shape)} does not fit u {tuple(u.shape)}: expected {(B, I)}")
+    if bias is not None and bias.shape not in ((J, D), (B, J, D)):
+        raise ValueError(f"bias {tuple(bias.shape)} does not fit: expected {(J, D)} or {(B, J, D)}")
+    if prior is not None and not _expands(prior.shape, (B, I, J)):
+        raise ValueError(f"prior {tuple(prior.shape)} does not fit: expected what broadcasts to {(B, I, J)}")
+
+
+def _expands(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
 class DynamicRouting(nn.Module):
@@ -92,13 +153,14 @@ class DynamicRouting(nn.Module):
 
     Args:
         num_iterations: passes (default 3); 1 couples uniformly and is the control without routing.
+        detach_iterations: take the last coupling for a constant in the backward (default no).
     """
 
-    def __init__(self, num_iterations: int = 3) -> None:
+    def __init__(self, num_iterations: int = 3, detach_iterations: bool = False) -> None:
         super().__init__()
         if num_iterations < 1:
             raise ValueError(f"num_iterations={num_iterations}: routing needs at least one pass")
-        self.num_iterations = num_iterations
+        self.num_iterations, self.detach_iterations = num_iterations, detach_iterations
 
     def forward(
         self,
@@ -107,9 +169,19 @@ class DynamicRouting(nn.Module):
         mask: Tensor | None = None,
         prior: Tensor | None = None,
         return_coupling: bool = False,
+        bias: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """(B, I, F), (J, F, D) or (I, J, F, D) -> (B, J, D): see ``route``."""
-        return route(u, weight, self.num_iterations, mask=mask, prior=prior, return_coupling=return_coupling)
+        return route(
+            u,
+            weight,
+            self.num_iterations,
+            bias=bias,
+            mask=mask,
+            prior=prior,
+            detach_iterations=self.detach_iterations,
+            return_coupling=return_coupling,
+        )
 
     def extra_repr(self) -> str:
-        return f"num_iterations={self.num_iterations}"
+        return f"num_iterations={self.num_iterations}" + ", detach_iterations=True" * self.detach_iterations

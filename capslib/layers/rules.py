@@ -14,7 +14,7 @@ from capslib.layers.self_attention import SelfAttentionRouting
 # name -> builder(out_capsules, out_features, num_iterations); "uniform" and "self_attention" know no iterations.
 ROUTINGS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "dynamic": lambda J, D, passes: DynamicRouting(passes),
-    # PLACE FOR "dynamic_detached": lambda J, D, passes: DynamicRouting(passes, detach_iterations=True),
+    "dynamic_detached": lambda J, D, passes: DynamicRouting(passes, detach_iterations=True),
     "uniform": lambda J, D, passes: DynamicRouting(1),
     "em": lambda J, D, passes: EMRouting(J, passes),
     "self_attention": lambda J, D, passes: SelfAttentionRouting(J, D),

@@ -1,0 +1,280 @@
+"""Dynamic routing with a hand-written backward: the algebra once, and a class of passes for each formulation of the votes.
+
+Pass t couples by softmax(prior + votes . V), V being the sum of all earlier output capsules: a pass depends on the earlier
+ones through B * J * D numbers only. So nothing of the size of the votes is kept from the forward to the backward.
+Letters as in ``routing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from capslib.layers.squash import squash, squash_backward
+
+
+class Passes(Protocol):
+    """What a formulation must do; all logits, couplings and their gradients are (B, J, I)."""
+
+    keeps_coupling: bool  # from the forward to the backward; else it is computed anew
+
+    @staticmethod
+    def samples_at_once(u: Tensor, weight: Tensor) -> int:
+        """How many samples to work on at a time."""
+
+    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+        """Sum of the coupled votes, (B, J, D), and the coupling, if it is to be kept; V (B, J, D), None before the first
+        pass."""
+
+    def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
+        """Take the gradient of that sum; returns the one of V, if there is a V and the gradient goes ``onward`` through
+        the coupling, which is given where the formulation keeps it."""
+
+    def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Of u (B, I, F), weight (on top of ``dweight``), bias (B, J, D) and prior, after the last ``back``."""
+
+
+class Samples:
+    """Tensors of one call, or of some samples of it, and what all formulations do with them.
+
+    Args:
+        u: (B, I, F).
+        weight: (J, F, D) or (I, J, F, D).
+        bias: (B, J, D) or None.
+        prior: (B, J, I) or None.
+        mask: (B, 1, I) of zeros and ones, or None.
+    """
+
+    def __init__(
+        self, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None
+    ) -> None:
+        self.u, self.weight, self.bias, self.prior, self.mask = u, weight, bias, prior, mask
+        self.J = weight.shape[-3]
+        self.terms: list[tuple[Tensor, Tensor]] = []  # the votes' gradient: factors (B, J, I) times vectors (B, J, D)
+        self.dprior: Tensor | None = None
+
+    def softmax(self, agreement: Tensor | None) -> Tensor:
+        """Coupling from the votes' agreement, zero at masked inputs."""
+        if agreement is None and self.prior is None:
+            coupling = self.u.new_full((len(self.u), self.J, self.u.shape[1]), 1.0 / self.J)
+        elif agreement is None or self.prior is None:
+            coupling = (self.prior if agreement is None else agreement).softmax(1)
+        else:
+            coupling = (agreement + self.prior).softmax(1)
+        return coupling if self.mask is None else coupling * self.mask
+
+    def softmax_backward(self, coupling: Tensor, dcoupling: Tensor) -> Tensor:
+        """Gradient of the logits."""
+        weighted = coupling * dcoupling
+        dlogits = weighted - coupling * weighted.sum(1, keepdim=True)
+        if self.prior is not None:
+            self.dprior = dlogits if self.dprior is None else self.dprior + dlogits
+        return dlogits
+
+    def dbias(self) -> Tensor | None:
+        """Gradient of the bias, as if each sample had its own: (B, J, D)."""
+        if self.bias is None:
+            return None
+        return sum(factor.sum(-1, keepdim=True) * vector for factor, vector in self.terms)
+
+
+class SharedPasses(Samples):
+    """One matrix an output capsule, (J, F, D): coupled inputs are summed before the product, votes are never formed."""
+
+    keeps_coupling = True  # it is a small part of u
+
+    @staticmethod
+    def samples_at_once(u: Tensor, weight: Tensor) -> int:
+        return len(u)
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        super().__init__(*tensors)
+        # Factors and vectors as the inputs see them, (B, J or 1, I) and (B, J or 1, F), and inputs summed by the factors.
+        self.factors: list[Tensor] = []
+        self.pulled: list[Tensor] = []
+        self.pooled: list[Tensor] = []  # (B, J, F)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """(B, J, D) -> (B, J, F)."""
+        return torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+
+    def push(self, pooled: Tensor, factors: Tensor) -> Tensor:
+        """Sum of votes from the sum of inputs: (B, J, F) -> (B, J, D)."""
+        s = torch.bmm(pooled.transpose(0, 1), self.weight).transpose(0, 1)
+        return s if self.bias is None else s + factors.sum(-1, keepdim=True) * self.bias
+
+    def agreement(self, pulled: Tensor, x: Tensor) -> Tensor:
+        """Products of all votes with x: (B, J, D) -> (B, J, I)."""
+        product = torch.bmm(pulled, self.u.transpose(1, 2))
+        return product if self.bias is None else product + (x * self.bias).sum(-1, keepdim=True)
+
+    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+        if V is not None:
+            coupling = self.softmax(self.agreement(self.pull(V), V))
+            return self.push(torch.bmm(coupling, self.u), coupling), coupling
+        coupling = self.softmax(None)
+        alike = coupling[:, :1] if self.prior is None else coupling
+        return self.push(torch.bmm(alike, self.u).expand(-1, self.J, -1), coupling), coupling
+
+    def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
+        pulled = self.pull(ds)
+        self.terms.append((coupling, ds))
+        if V is None and self.prior is None:  # the first coupling is the same for all output capsules
+            self.factors.append(coupling[:, :1])
+            self.pulled.append(pulled.sum(1, keepdim=True))
+            self.pooled.append(torch.bmm(coupling[:, :1], self.u).expand(-1, self.J, -1))
+            return None
+        self.factors.append(coupling)
+        self.pulled.append(pulled)
+        if not onward:
+            self.pooled.append(torch.bmm(coupling, self.u))
+            return None
+        dlogits = self.softmax_backward(coupling, self.agreement(pulled, ds))
+        pooled, dpooled = torch.bmm(torch.cat([coupling, dlogits], 1), self.u).split(self.J, 1)
+        self.pooled.append(pooled)
+        if V is None:
+            return None
+        self.terms.append((dlogits, V))
+        self.factors.append(dlogits)
+        self.pulled.append(self.pull(V))
+        self.pooled.append(dpooled)
+        return self.push(dpooled, dlogits)
+
+    def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        du = torch.bmm(torch.cat(self.factors, 1).transpose(1, 2), torch.cat(self.pulled, 1))
+        pooled = torch.cat(self.pooled).permute(1, 2, 0)  # (J, F, k * B)
+        step = torch.bmm(pooled, torch.cat([vector for _, vector in self.terms]).transpose(0, 1))
+        return du, step if dweight is None else dweight + step, self.dbias(), self.dprior
+
+
+class VotePasses(Samples):
+    """A matrix for each input and output capsule, (I, J, F, D), read fastest where (I, J, D, F) lies contiguous.
+
+    Votes are formed, of so many samples at a time as a processor's cache holds.
+    """
+
+    keeps_coupling = False
+
+    @staticmethod
+    def samples_at_once(u: Tensor, weight: Tensor) -> int:
+        I, J, _, D = weight.shape
+        return max(1, 2**20 // max(1, I * J * D)) if u.device.type == "cpu" else len(u)
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        super().__init__(*tensors)
+        I, J, F, D = self.weight.shape
+        self.matrices = self.weight.transpose(2, 3).reshape(I, J * D, F)
+        self.votes = torch.bmm(self.u.transpose(0, 1), self.matrices.transpose(1, 2)).view(I, -1, D)
+        if self.bias is not None:
+            self.votes.view(I, -1, J, D).add_(self.bias)
+        self.rows = self.votes.transpose(0, 1)  # (B * J, I, D)
+
+    def agreement(self, *vectors: Tensor) -> tuple[Tensor, ...]:
+        """Products of all votes with each of the vectors: (B, J, D) -> (B, J, I)."""
+        stacked = torch.stack(vectors, 2).flatten(0, 1)  # (B * J, k, D)
+        products = torch.bmm(stacked, self.rows.transpose(1, 2))
+        return products.unflatten(0, (-1, self.J)).unbind(2)
+
+    def gather(self, factors: Tensor) -> Tensor:
+        """Weighed sums of votes: (B, J, I) -> (B, J, D)."""
+        return torch.bmm(factors.flatten(0, 1).unsqueeze(1), self.rows).view(len(factors), self.J, -1)
+
+    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+        coupling = self.softmax(None if V is None else self.agreement(V)[0])
+        return self.gather(coupling), coupling
+
+    def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
+        through = onward and not (V is None and self.prior is None)
+        wanted = [x for x, needed in ((V, V is not None), (ds, through)) if needed]
+        products = list(self.agreement(*wanted)) if wanted else []
+        coupling = self.softmax(None if V is None else products[0])
+        self.terms.append((coupling, ds))
+        if not through:
+            return None
+        dlogits = self.softmax_backward(coupling, products[-1])
+        if V is None:
+            return None
+        self.terms.append((dlogits, V))
+        return self.gather(dlogits)
+
+    def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        I, J, F, D = self.weight.shape
+        factors = torch.stack([factor for factor, _ in self.terms], -1).flatten(0, 1)  # (B * J, I, k)
+        vectors = torch.stack([vector for _, vector in self.terms], 2).flatten(0, 1)  # (B * J, k, D)
+        self.votes.copy_(torch.bmm(factors, vectors).transpose(0, 1))  # the votes are not needed any more
+        dvotes = self.votes.view(I, -1, J * D)
+        du = torch.bmm(dvotes, self.matrices).transpose(0, 1)
+        product = (dvotes.transpose(1, 2), self.u.transpose(0, 1))
+        if dweight is None:
+            dweight = torch.bmm(*product).view(I, J, D, F).transpose(2, 3)
+        else:
+            dweight.transpose(2, 3).view(I, J * D, F).baddbmm_(*product)
+        return du, dweight, self.dbias(), self.dprior
+
+
+class Routing(torch.autograd.Function):
+    """``route`` by one formulation: (v, coupling of the last pass (B, J, I), which carries no gradient)."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        formulation: type[Passes],
+        num_iterations: int,
+        detach_iterations: bool,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for some in _chunks(formulation, tensors):
+            passes, V, sums, kept = formulation(*some), None, [], []
+            for iteration in range(num_iterations):
+                s, coupling = passes.couple(V, keep=iteration + 1 == num_iterations)
+                sums.append(s)
+                kept.append(coupling)
+                v = squash(s)
+                V = v if V is None else V + v
+            outputs.append((v, coupling, torch.stack(sums, 1)))
+        v, coupling, sums = map(_joined, zip(*outputs, strict=True))
+        kept = kept if formulation.keeps_coupling else []
+        ctx.save_for_backward(*tensors, sums, *kept)
+        ctx.formulation, ctx.detach_iterations = formulation, detach_iterations
+        ctx.mark_non_differentiable(coupling)
+        return v, coupling
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, dv: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, sums, kept = ctx.saved_tensors[:5], ctx.saved_tensors[5], ctx.saved_tensors[6:]
+        outputs, dweight = [], None
+        parts = _chunks(ctx.formulation, tensors)
+        for some, s, grown in zip(parts, sums.split(len(parts[0][0])), dv.split(len(parts[0][0])), strict=True):
+            passes, v = ctx.formulation(*some), squash(s)
+            for t in range(s.shape[1] - 1, -1, -1):
+                V = v[:, :t].sum(1) if t else None
+                dV = passes.back(
+                    V, squash_backward(s[:, t], grown), not ctx.detach_iterations, kept[t] if kept else None
+                )
+                if dV is None:
+                    break
+                grown = dV if t == s.shape[1] - 1 else grown + dV  # an earlier v is part of every later V
+            du, dweight, dbias, dprior = passes.gradients(dweight)
+            outputs.append((du, dbias, dprior))
+        du, dbias, dprior = map(_joined, zip(*outputs, strict=True))
+        return None, None, None, du, dweight, dbias, dprior, None
+
+
+def _chunks(formulation: type[Passes], tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+    """(u, weight, bias, prior, mask) of a few samples at a time."""
+    u, weight, *others = tensors
+    size = formulation.samples_at_once(u, weight)
+    if size >= len(u):
+        return [tuple(tensors)]
+    parts = [[None] * -(-len(u) // size) if x is None else x.split(size) for x in others]
+    return [(some, weight, *rest) for some, *rest in zip(u.split(size), *parts, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts)
