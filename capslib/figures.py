@@ -191,7 +191,7 @@ def accuracies(runs: Runs, columns: Sequence[str], paper: str, table: str, name:
     for axis, key in zip(axes.flat, keys, strict=False):
         card = runs.grid.cards[key]
         for i, model in enumerate(columns):
-            records = runs.of(corpus=key, model=model)
+            records = runs.of(corpus=key, system=model)
             if not records:
                 continue
             units = statistics.unit_accuracies(records)
@@ -237,7 +237,7 @@ def learning_curves(runs: Runs, columns: Sequence[str], name: str, out: Path) ->
     rows = []
     for column, key in enumerate(keys):
         for i, model in enumerate(columns):
-            records = runs.of(corpus=key, model=model)
+            records = runs.of(corpus=key, system=model)
             if not records:
                 continue
             for axis, metric in zip(axes[:, column], ("train_loss", "validation_accuracy"), strict=True):
@@ -259,11 +259,11 @@ def learning_curves(runs: Runs, columns: Sequence[str], name: str, out: Path) ->
 
 def confusion_matrices(runs: Runs, model: str, name: str, out: Path) -> None:
     """Where one system errs: recall matrices, test clips of all folds and seeds pooled, a panel a corpus."""
-    keys = [key for key in runs.grid.cards if runs.of(corpus=key, model=model)]
+    keys = [key for key in runs.grid.cards if runs.of(corpus=key, system=model)]
     figure, axes = _grid(len(keys), 3, 3.6, 3.3)
     rows = []
     for axis, key in zip(axes.flat, keys, strict=False):
-        records = runs.of(corpus=key, model=model)
+        records = runs.of(corpus=key, system=model)
         counts = np.sum([record["confusion"] for record in records], axis=0)
         classes = records[0]["classes"]
         recall = counts / counts.sum(1, keepdims=True)

@@ -133,8 +133,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -> pd.DataFrame:
-    """Every other model of a corpus against ``reference``, Holm-corrected over all rows.
+    """Every other system of a corpus against ``reference``, Holm-corrected over all rows.
 
+    Args:
+        records: of all systems, as ``Runs`` holds them.
+        reference: name of a system.
+        metric: see ``paired``.
     Returns:
         Columns corpus, comparison, difference, low, high, p, p (Holm), n, verdict. The verdict is "higher", "lower"
         or "inconclusive" at the 5% level after correction; "one fold only" where no pair allows a test.
@@ -142,13 +146,13 @@ def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -
     rows = []
     for corpus in dict.fromkeys(r["config"]["corpus"] for r in records):
         of_corpus = [r for r in records if r["config"]["corpus"] == corpus]
-        ours = [r for r in of_corpus if r["config"]["model"] == reference]
-        for model in dict.fromkeys(r["config"]["model"] for r in of_corpus):
-            if model == reference or not ours:
+        ours = [r for r in of_corpus if r["system"] == reference]
+        for system in dict.fromkeys(r["system"] for r in of_corpus):
+            if system == reference or not ours:
                 continue
-            row = {"corpus": corpus, "comparison": f"{reference} - {model}"}
+            row = {"corpus": corpus, "comparison": f"{reference} - {system}"}
             try:
-                test = paired(ours, [r for r in of_corpus if r["config"]["model"] == model], metric)
+                test = paired(ours, [r for r in of_corpus if r["system"] == system], metric)
             except CapslibError:
                 rows.append(row | {"n": 1})
                 continue

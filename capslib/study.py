@@ -68,11 +68,12 @@ PROFILES: Mapping[str, Mapping[str, Budget]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One cell's worth of training: its configuration, the data it is for, and the key of its record."""
+    """One cell's worth of training: its configuration, the data it is for, the code, and the system it is a run of."""
 
     config: RunConfig
     data: str
     code: str
+    system: str
 
     @property
     def key(self) -> str:
@@ -106,7 +107,7 @@ class Runs:
 
     Attributes:
         grid: what was asked.
-        records: those there are, in the grid's order.
+        records: those there are, in the grid's order, each with the name of its ``system``.
         missing: runs without a record.
         older: keys of records made by other code or from other data than today's.
         notes: files that are no records of this version.
@@ -119,16 +120,17 @@ class Runs:
     notes: tuple[str, ...]
 
     def frame(self) -> pd.DataFrame:
-        """One row a run: corpus, model, options, split, seed, test accuracy and UA, parameters, seconds, key."""
+        """One row a run: corpus, system, model, options, split, seed, test accuracy and UA, parameters, seconds, key."""
         return pd.DataFrame([_row(record) for record in self.records], columns=list(_COLUMNS))
 
     def of(self, **wanted: object) -> list[dict]:
-        """Records whose configuration has these values: ``runs.of(corpus="fsdd:digit", model="caps")``."""
-        return [r for r in self.records if all(r["config"][name] == value for name, value in wanted.items())]
+        """Records of these values, of the configuration or ``system``: ``runs.of(corpus="fsdd:digit", system="caps")``."""
+        return [r for r in self.records if all((r["config"] | r)[name] == value for name, value in wanted.items())]
 
 
 _COLUMNS = {
     "corpus": lambda r: r["config"]["corpus"],
+    "system": lambda r: r["system"],
     "model": lambda r: r["config"]["model"],
     "options": lambda r: ", ".join(f"{name}={value}" for name, value in r["config"]["options"]),
     "split": lambda r: r["config"]["split"],
@@ -191,7 +193,7 @@ def _card(key: str, profile: str) -> dict:
 
 def grid(
     corpus: Sequence[str],
-    model: Sequence[str | tuple[str, Mapping[str, object]]],
+    model: Sequence[str | tuple[str, Mapping[str, object]]] | Mapping[str, tuple[str, Mapping[str, object]]],
     profile: str = "quick",
     seeds: Iterable[int] | None = None,
     **changes: object,
@@ -200,7 +202,8 @@ def grid(
 
     Args:
         corpus: keys; those not here are listed in ``absent``, with how to get them.
-        model: names, or (name, options that differ from the model's defaults).
+        model: names, or (name, options that differ from the model's defaults); or a mapping that names such systems:
+            ``{"5 passes": ("caps", {"num_iterations": 5})}``.
         profile: "quick" or "full": how many epochs, seeds and folds (``PROFILES``).
         seeds: instead of the profile's.
         changes: other fields of ``RunConfig``, for all runs.
@@ -209,6 +212,7 @@ def grid(
     for name in changes:
         choose(name, [field.name for field in fields(RunConfig)], "field of a run")
     seeds = None if seeds is None else list(seeds)
+    systems = _systems(model)
     cards, absent, runs = {}, {}, []
     for key in corpus:
         source, task = corpora.parse(key)
@@ -219,8 +223,7 @@ def grid(
         card = cards[full_key] = _card(full_key, profile)
         budget = budgets.get(source.name, budgets[""])
         for split in list(card["splits"])[: budget.max_splits]:
-            for entry in model:
-                name, options = (entry, {}) if isinstance(entry, str) else entry
+            for system, (name, options) in systems.items():
                 config = RunConfig(
                     corpus=full_key,
                     split=split,
@@ -232,10 +235,18 @@ def grid(
                 )
                 code = current_code(name)
                 for seed in range(budget.seeds) if seeds is None else seeds:
-                    run = Run(replace(config, seed=seed, **changes), card["splits"][split]["fingerprint"], code)
-                    runs.append(run)
+                    data = card["splits"][split]["fingerprint"]
+                    runs.append(Run(replace(config, seed=seed, **changes), data, code, system))
     runs.sort(key=lambda run: run.config.seed)  # one complete round before the next seed
     return Grid(profile, tuple(runs), cards, absent)
+
+
+def _systems(model: Sequence | Mapping) -> dict[str, tuple[str, Mapping[str, object]]]:
+    """Model and options of each system, by name."""
+    if isinstance(model, Mapping):
+        return dict(model)
+    entries = [(entry, {}) if isinstance(entry, str) else entry for entry in model]
+    return {", ".join([name, *(f"{k}={v}" for k, v in options.items())]): (name, options) for name, options in entries}
 
 
 def corpora_in(profile: str, wanted: str) -> list[str]:
@@ -377,7 +388,7 @@ def run(
         if record is None:
             missing.append(job)
         else:
-            found.append(record)
+            found.append(record | {"system": job.system})
     if grid.runs and not found:
         raise CapslibError(
             f"profile {grid.profile!r} has no record for any of the {len(grid)} runs: run `make reproduce` to make them"

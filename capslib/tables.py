@@ -125,8 +125,8 @@ def compare(runs: Runs, columns: Sequence[str], paper: str, table: str, name: st
     Corpora that stand in for one of the paper's are below it; the others come last. The best of each row is bold.
 
     Args:
-        runs: of the models in ``columns``.
-        columns: model names; their titles in the paper are looked up.
+        runs: of the systems in ``columns``.
+        columns: names of systems; their titles in the paper are looked up in ``COLUMN_TITLES``, or are the same.
         paper, table: "P0", "Table 1".
         name, out: see ``show``.
     """
@@ -155,7 +155,7 @@ def compare(runs: Runs, columns: Sequence[str], paper: str, table: str, name: st
             }
         else:
             card = runs.grid.cards[key]
-            found = {column: runs.of(corpus=key, model=column) for column in columns}
+            found = {column: runs.of(corpus=key, system=column) for column in columns}
             made = [statistics.cell(records) if records else None for records in found.values()]
             numbers = [value.mean if value else None for value in made]
             cells = [str(value) if value else "not run yet" for value in made]
@@ -192,10 +192,10 @@ def _provenance(card: dict, found: Mapping[str, Sequence[dict]]) -> str:
 
 
 def per_fold(runs: Runs) -> pd.DataFrame:
-    """Accuracy of every fold, mean over seeds, one column a model."""
+    """Accuracy of every fold, mean over seeds, one column a system."""
     frame = runs.frame()
     grouped = frame.pivot_table(
-        index=["corpus", "split"], columns="model", values="accuracy", aggfunc="mean", sort=False
+        index=["corpus", "split"], columns="system", values="accuracy", aggfunc="mean", sort=False
     ).reset_index()
     grouped.insert(2, "seeds", frame.groupby(["corpus", "split"], sort=False)["seed"].nunique().to_numpy())
     grouped.columns.name = None
@@ -206,7 +206,7 @@ def systems(runs: Runs) -> pd.DataFrame:
     """Size and cost of every system: parameters, median seconds a run, median chosen epoch, train and test accuracy."""
     return (
         runs.frame()
-        .groupby(["corpus", "model"], sort=False)
+        .groupby(["corpus", "system"], sort=False)
         .agg(
             parameters=("parameters", "median"),
             runs=("key", "size"),
@@ -224,8 +224,14 @@ def systems(runs: Runs) -> pd.DataFrame:
     )
 
 
-def provenance(runs: Runs, name: str, out: Path) -> HTML:
-    """Where the numbers of a page come from: records, data, code, machines, seconds; what was not run and why."""
+def provenance(runs: Runs, name: str, out: Path, measured: Mapping[str, str] | None = None) -> HTML:
+    """Where the numbers of a page come from: records, data, code, machines, seconds; what was not run and why.
+
+    Args:
+        runs: whose records the page shows; of an empty grid, for a page that shows none.
+        name, out: see ``show``.
+        measured: further facts, of a page that shows measurements.
+    """
     records = runs.records
 
     def each(values: Sequence[str]) -> str:
@@ -248,4 +254,5 @@ def provenance(runs: Runs, name: str, out: Path) -> HTML:
         "unusable record files": "; ".join(runs.notes) or "none",
     }
     facts |= of_runs if len(runs.grid) else {}
+    facts |= measured or {}
     return show(pd.DataFrame(facts.items(), columns=["", "provenance"]), name, "Where these numbers come from.", out)

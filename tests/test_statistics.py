@@ -10,6 +10,7 @@ from capslib.errors import CapslibError
 
 def record(corpus="c:t", model="caps", split="fold1", seed=0, accuracy=0.5, units=None, test=20, train=80):
     return {
+        "system": model,
         "config": {"corpus": corpus, "model": model, "split": split, "seed": seed},
         "data": {"clips": {"train": train, "validation": 10, "test": test}},
         "test": {"accuracy": accuracy, "unweighted_accuracy": accuracy},
