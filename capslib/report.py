@@ -189,7 +189,9 @@ def make(
             print(f"{notebook.name}: FAILED: {error}", flush=True)
             continue
         unfinished.unlink(missing_ok=True)
-        source = "a record in records/" if "RECORDS" in papermill.inspect_notebook(str(notebook)) else "the recordings"
+        known = papermill.inspect_notebook(str(notebook))
+        measured = "a measurement in data/measured/" if "MEASURE" in known else "the recordings"
+        source = "a record in records/" if "RECORDS" in known else measured
         footer = f"{notebook.name}, profile {profile}, code at {revision()}; every number of ours comes from {source}."
         paths.write_text(out / "notebooks" / notebook.name, nbformat.writes(executed) + "\n")
         paths.write_text(out / f"{notebook.stem}.html", html(executed, notebook.stem, footer))

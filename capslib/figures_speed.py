@@ -1,0 +1,130 @@
+"""Figures of notebook 12, from the frames of ``capslib.speed``; in the style of ``capslib.figures``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import NullLocator
+
+from capslib import speed
+from capslib.figures import PALETTE, _grid, save
+
+_LINES = {speed.OURS: "-", speed.OURS_DETACHED: "--", speed.PEER: "-"}
+
+
+def _nothing(table: pd.DataFrame) -> bool:
+    if table.empty:
+        print(f"{speed.NOT_YET}: `make bench` measures")
+    return table.empty
+
+
+def ratios(table: pd.DataFrame, name: str, out: Path) -> None:
+    """How many times our time and memory each formulation takes, a panel a shape, on a logarithmic axis.
+
+    Args:
+        table: ``speed_routing.everything``.
+        name, out: see ``figures.save``.
+    """
+    if _nothing(table):
+        return
+    both = table[table["direction"] == "forward + backward"].copy()
+    mine = {(r["shape"], r["formulation"]): r["MiB"] for _, r in both.iterrows()}
+    reference = [speed.OURS_DETACHED if f in speed.DETACHED else speed.OURS for f in both["formulation"]]
+    both["MiB, times ours"] = [
+        m / mine.get((s, r), np.nan) if m and mine.get((s, r)) else np.nan
+        for m, s, r in zip(both["MiB"], both["shape"], reference, strict=True)
+    ]
+    shapes = list(dict.fromkeys(both["shape"]))
+    figure, axes = _grid(len(shapes), 2, 6.2, 2.3, sharey=True)
+    for axis, shape in zip(axes.flat, shapes, strict=False):
+        here = both[both["shape"] == shape].iloc[::-1]
+        places = np.arange(len(here))
+        for column, marker, colour, label in (
+            ("times ours", "o", PALETTE[0], "time"),
+            ("MiB, times ours", "s", PALETTE[1], "memory"),
+        ):
+            axis.plot(here[column], places, marker, color=colour, label=label, markersize=6)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_yticks(places, here["formulation"], fontsize=7)
+        axis.set_title(f"({shape})", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("times ours, forward + backward")
+    axes.flat[0].legend(fontsize=8)
+    save(figure, name, both.drop(columns="direction"), out)
+
+
+def growth(points: pd.DataFrame, quantity: str, name: str, out: Path) -> None:
+    """Cost as one size grows, both axes logarithmic: a column a size, a row a kind of matrices.
+
+    Args:
+        points: ``speed_routing.growth``.
+        quantity: "ms" or "MiB".
+        name, out: see ``figures.save``.
+    """
+    if _nothing(points):
+        return
+    letters, kinds = list(dict.fromkeys(points["letter"])), list(dict.fromkeys(points["matrices"]))
+    figure, axes = _grid(len(letters) * len(kinds), len(letters), 2.4, 2.2, sharey=True)
+    for panel, axis in enumerate(axes.flat[: len(letters) * len(kinds)]):
+        kind, letter = kinds[panel // len(letters)], letters[panel % len(letters)]
+        here = points[(points["matrices"] == kind) & (points["letter"] == letter)]
+        for (formulation, line), colour in zip(here.groupby("formulation", sort=False), PALETTE, strict=False):
+            style = _LINES.get(formulation, "-")
+            axis.plot(line["value"], line[quantity], style, marker=".", color=colour, label=formulation, linewidth=1.2)
+        axis.set(xscale="log", yscale="log")
+        values = sorted(set(here["value"]))
+        axis.set_xticks(values, [str(value) for value in values], fontsize=7)
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_title(kind, fontsize=9)
+        axis.set_xlabel(letter)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(quantity)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
+    save(figure, name, points[["letter", "matrices", "value", "formulation", quantity]], out)
+
+
+def features(table: pd.DataFrame, name: str, out: Path) -> None:
+    """Clips a second of every library, a panel a kind of features, bars for one thread, two threads, two processes."""
+    if _nothing(table):
+        return
+    ways: Sequence[str] = ("one thread", "two threads", "two processes")
+    there = table[table["one thread"].str.isdigit()]
+    kinds = list(dict.fromkeys(there["features"]))
+    figure, axes = _grid(len(kinds), 2, 5.6, 2.8)
+    rows = []
+    for axis, kind in zip(axes.flat, kinds, strict=False):
+        here = there[there["features"] == kind].iloc[::-1]
+        for i, (way, colour) in enumerate(zip(ways, PALETTE, strict=False)):
+            rates = pd.to_numeric(here[way])
+            axis.barh(np.arange(len(here)) + 0.27 * (1 - i), rates, 0.25, color=colour, label=way)
+            rows += [
+                {"features": kind, "library": library, "way": way, "clips a second": rate}
+                for library, rate in zip(here["library"], rates, strict=True)
+                if np.isfinite(rate)
+            ]
+        axis.set_yticks(np.arange(len(here)), here["library"], fontsize=8)
+        axis.set_title(kind, fontsize=9)
+        axis.set_xlabel("clips of 3 s a second")
+    axes.flat[0].legend(fontsize=8)
+    save(figure, name, pd.DataFrame(rows), out)
+
+
+def shares(table: pd.DataFrame, name: str, out: Path) -> None:
+    """Where the time of an epoch goes: a bar a kind of layer.
+
+    Args:
+        table: ``speed.shares``.
+        name, out: see ``figures.save``.
+    """
+    if _nothing(table):
+        return
+    figure, axes = _grid(1, 1, 6.0, 2.2)
+    axis, here = axes[0, 0], table.iloc[::-1]
+    axis.barh(here["part"], here["share"], color=PALETTE[0])
+    axis.set(xlim=(0, 1), xlabel="share of an epoch, forward and backward")
+    save(figure, name, table, out)
