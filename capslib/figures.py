@@ -6,7 +6,7 @@ The pictures are not compared by any test, the CSVs are: they say the same.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -282,4 +282,91 @@ def confusion_matrices(runs: Runs, model: str, name: str, out: Path) -> None:
             for i, t in enumerate(classes)
             for j, p in enumerate(classes)
         ]
+    save(figure, name, pd.DataFrame(rows), out)
+
+
+def over_option(
+    runs: Runs,
+    values: Mapping[str, float],
+    label: str,
+    name: str,
+    out: Path,
+    published: Mapping[str, str] | None = None,
+) -> None:
+    """Test accuracy (with 95% interval over units) and training accuracy as one option of a system changes, a panel a corpus.
+
+    Args:
+        values: of the option, by name of system.
+        label: what the option is.
+        published: columns of P0's Table 1 by name of system, drawn as black dashes where the corpus is the paper's.
+    """
+    keys = [key for key in runs.grid.cards if any(runs.of(corpus=key, system=system) for system in values)]
+    if not keys:
+        display(HTML("<p>Not run yet.</p>"))
+        return
+    figure, axes = _grid(len(keys), 3, 3.2, 2.7, sharey=True)
+    table = tables.published("P0", "Table 1")
+    rows = []
+    for axis, key in zip(axes.flat, keys, strict=False):
+        card, points = runs.grid.cards[key], []
+        for system, x in sorted(values.items(), key=lambda item: item[1]):
+            records = runs.of(corpus=key, system=system)
+            if records:
+                value = statistics.cell(records)
+                training = float(np.mean([record["train"]["accuracy"] for record in records]))
+                points.append((x, value.mean, value.low, value.high, training, len(records)))
+            column = (published or {}).get(system)
+            row = card["role"].removeprefix("P0 ")
+            if column and row in table.index and card["evidence"] == "same corpus":
+                axis.plot(x, table.loc[row, column], "_", color="black", markersize=16, mew=2)
+        x, mean, low, high, training, _ = map(np.array, zip(*points, strict=True))
+        error = np.nan_to_num(np.array([mean - low, high - mean]))
+        axis.errorbar(x, mean, yerr=error, fmt="o-", color=PALETTE[0], capsize=3, label="test")
+        axis.plot(x, training, "s--", color=PALETTE[1], markersize=4, label="training")
+        axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
+        axis.set_title(f"{key}\n{tables.evidence(card)}", fontsize=9)
+        axis.set(xlabel=label, ylim=(0, 1.02), xscale="log" if max(x) > 8 else "linear")
+        axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
+        axis.minorticks_off()
+        columns = ["value", "mean", "low", "high", "training", "runs"]
+        rows += [{"corpus": key} | dict(zip(columns, point, strict=True)) for point in points]
+    axes[0, 0].set_ylabel("accuracy")
+    axes[0, 0].legend(fontsize=8)
+    save(figure, name, pd.DataFrame(rows), out)
+
+
+def couplings(found: Sequence[Mapping], name: str, out: Path) -> None:
+    """Entropy of the couplings by pass, coupling to the true class and energy over relative time, and one clip.
+
+    Args:
+        found: from ``insight.looks(runs, insight.couplings)``.
+    """
+    if not found:
+        display(HTML("<p>Not run yet: no trained network was looked into.</p>"))
+        return
+    keys = list(dict.fromkeys(look["corpus"] for look in found))
+    figure, axes = _grid(3, 3, 3.6, 2.6)
+    rows = []
+    for i, key in enumerate(keys):
+        here = [look for look in found if look["corpus"] == key]
+        for axis, what in zip(axes[0, :2], ("entropy", "by_time"), strict=True):
+            lines = np.array([look[what] for look in here])
+            x = (
+                np.arange(1, lines.shape[1] + 1)
+                if what == "entropy"
+                else (np.arange(lines.shape[1]) + 0.5) / lines.shape[1]
+            )
+            axis.plot(x, lines.mean(0), "o-", color=PALETTE[i], label=key, markersize=3)
+            axis.fill_between(x, lines.min(0), lines.max(0), color=PALETTE[i], alpha=0.12, linewidth=0)
+            rows += [{"corpus": key, "what": what, "x": a, "mean": b} for a, b in zip(x, lines.mean(0), strict=True)]
+    clip = found[0]["clip"]
+    for what, colour in (("coupling", PALETTE[0]), ("energy", PALETTE[1])):
+        values = np.array(clip[what])
+        axes[0, 2].plot((values - values.mean()) / max(values.std(), 1e-9), color=colour, label=what)
+    lowest = min(min(look["entropy"]) for look in found)
+    axes[0, 0].set(xlabel="pass", ylabel="entropy (1: even)", ylim=(min(0.9, lowest - 0.02), 1.005))
+    axes[0, 1].set(xlabel="relative time", ylabel="coupling to the\ntrue class (standardized)")
+    axes[0, 2].set(xlabel="step", title=f"one clip of {found[0]['corpus']}", ylabel="standardized")
+    axes[0, 0].legend(fontsize=7)
+    axes[0, 2].legend(fontsize=7)
     save(figure, name, pd.DataFrame(rows), out)

@@ -6,9 +6,11 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +101,12 @@ def code_version(*roots: str) -> str:
     """SHA-256 (16 digits) of the modules that matter."""
     text = "\n".join(f"{module}\n{_canonical(_tree(module))}" for module in modules_that_matter(*roots))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def source_version(function: Callable) -> str:
+    """SHA-256 (16 digits) of one function's code."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return hashlib.sha256(_canonical(tree).encode()).hexdigest()[:16]
 
 
 def run_key(config: dict, data_fingerprint: str, code: str) -> str:

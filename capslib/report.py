@@ -18,7 +18,7 @@ import papermill
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from capslib import corpora, paths, study
+from capslib import claims, corpora, paths, study, tables
 from capslib.errors import CapslibError, choose
 from capslib.records import read
 
@@ -196,6 +196,7 @@ def make(
         paths.write_text(out / "notebooks" / notebook.name, nbformat.writes(executed) + "\n")
         paths.write_text(out / f"{notebook.stem}.html", html(executed, notebook.stem, footer))
         print(f"{notebook.name}: done in {time.perf_counter() - began:.0f} s", flush=True)
+    write_claims(profile)
     index = write_index(profile)
     if failures:
         raise CapslibError(f"{len(failures)} of {len(chosen)} notebooks failed: " + "; ".join(failures))
@@ -207,11 +208,28 @@ def _not_here(profile: str, wanted: object) -> list[str]:
     return [key for key in keys if corpora.find(key) is None]
 
 
+def write_claims(profile: str) -> Path:
+    """``reports/<profile>/claims.html`` and ``tables/claims.csv``: the ledger, from the records there are."""
+    out = study.reports() / profile
+    ledger, made = claims.ledger(profile)
+    caption = (
+        "Each claim of the papers, what our records say, and a verdict that is computed from them: supported or not supported "
+        "where every comparison that the claim makes, or one against it, is significant after Holm's correction within the claim. "
+        f"{made}"
+    )
+    table = tables.show(ledger, "claims", caption, out).data
+    body = f"<h1>Claims ledger: {profile}</h1>\n{table}"
+    return paths.write_text(
+        out / "claims.html", _PAGE.render(title="Claims ledger", body=body, footer=f"code at {revision()}")
+    )
+
+
 def write_index(profile: str) -> Path:
     """``reports/<profile>/index.html``: the pages, tables, figures and how many records there are."""
     out = study.reports() / profile
-    pages = [(p.name, _title(out / "notebooks" / f"{p.stem}.ipynb")) for p in sorted(out.glob("[0-9][0-9]_*.html"))]
-    tables = sorted(p.name for p in (out / "tables").glob("*.csv"))
+    pages = [("claims.html", "Claims ledger: what the papers say, and what our records say of it")]
+    pages += [(p.name, _title(out / "notebooks" / f"{p.stem}.ipynb")) for p in sorted(out.glob("[0-9][0-9]_*.html"))]
+    csvs = sorted(p.name for p in (out / "tables").glob("*.csv"))
     figures = sorted(p.stem for p in (out / "figures").glob("*.png"))
     body = jinja2.Template(
         """<h1>Capsule networks for audio: {{ profile }} report</h1>
@@ -224,7 +242,7 @@ speech. The published questions are answered by the full report.</p>{% endif %}
 <h2>Tables</h2><ul>{% for name in tables %}<li><a href="tables/{{ name }}">{{ name }}</a></li>{% endfor %}</ul>
 <h2>Records</h2><p>{{ records }} run records in <a href="records/">records/</a>: configuration, fold, seed, data and code
 fingerprints, metrics an epoch, confusion matrix and predictions of every run.</p>"""
-    ).render(profile=profile, pages=pages, tables=tables, figures=figures, records=len(study.store(profile)))
+    ).render(profile=profile, pages=pages, tables=csvs, figures=figures, records=len(study.store(profile)))
     title = f"Capsule networks for audio: {profile}"
     return paths.write_text(out / "index.html", _PAGE.render(title=title, body=body, footer=f"code at {revision()}"))
 
@@ -242,7 +260,7 @@ def accept() -> list[Path]:
     Returns:
         The notebooks written.
     Raises:
-        CapslibError: if there are no quick records yet.
+        CapslibError: if there are no quick records yet, or fewer than were accepted: of some notebooks only.
     """
     own = study.reports() / "quick" / "records"
     fresh = {record["key"]: path for path, record in _embedded(own)}
@@ -251,11 +269,28 @@ def accept() -> list[Path]:
             "there are no records of today's code in reports/quick: run `make reproduce` first, look at its report, then accept"
         )
     folder = study.accepted() / "records"
+    lacking = sorted(path.name for path, record in _embedded(folder) if record["key"] not in fresh)
+    if lacking:
+        raise CapslibError(
+            f"reports/quick lacks {len(lacking)} of the records accepted so far ({lacking[0]}, ...): run `make reproduce` "
+            "with all notebooks first"
+        )
     for path in fresh.values():
         paths.write_text(folder / path.name, path.read_text(encoding="utf-8"))
     for old in set(folder.glob("*.json")) - {folder / path.name for path in fresh.values()}:
         old.unlink()
-    return refresh()
+    written = refresh()  # makes the looks that these records lack
+    kept = study.accepted() / "insight"
+    looks = [
+        path
+        for path in sorted((study.reports() / "quick" / "insight").glob("*.json"))
+        if path.stem.split("-")[-1] in fresh
+    ]
+    for path in looks:
+        paths.write_text(kept / path.name, path.read_text(encoding="utf-8"))
+    for old in set(kept.glob("*.json")) - {kept / path.name for path in looks}:
+        old.unlink()
+    return written
 
 
 def _embedded(folder: Path) -> Iterator[tuple[Path, dict]]:

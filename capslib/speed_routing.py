@@ -123,7 +123,7 @@ def verdict(table: pd.DataFrame) -> str:
     cells = table.iloc[:, 1:].to_numpy().ravel().tolist()
     met = sum(cell.endswith(", met") for cell in cells)
     missed = sum(cell.endswith(", not met") for cell in cells)
-    return f"{met} of {len(cells)} goals are met, {missed} are not, {len(cells) - met - missed} were not measured."
+    return f"of {len(cells)} goals {met} met, {missed} not met, {len(cells) - met - missed} not measured."
 
 
 def growth(measured: Mapping[str, dict]) -> pd.DataFrame:

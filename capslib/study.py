@@ -1,8 +1,4 @@
-"""Many runs: a grid of configurations, of which only those without a record are trained.
-
-grid = study.grid(corpora.at_hand(), ["cnn", "lstm", "att", "caps"], profile="quick")
-runs = study.run(grid)
-"""
+"""Many runs: a grid of configurations, of which only those without a record are trained."""
 
 from __future__ import annotations
 
@@ -125,7 +121,10 @@ class Runs:
 
     def of(self, **wanted: object) -> list[dict]:
         """Records of these values, of the configuration or ``system``: ``runs.of(corpus="fsdd:digit", system="caps")``."""
-        return [r for r in self.records if all((r["config"] | r)[name] == value for name, value in wanted.items())]
+        known = ["system", *(field.name for field in fields(RunConfig))]
+        sought = {choose(name, known, "field of a run"): value for name, value in wanted.items()}
+        facts = [{**record["config"], "system": record["system"]} for record in self.records]
+        return [r for r, f in zip(self.records, facts, strict=True) if all(f[n] == v for n, v in sought.items())]
 
 
 _COLUMNS = {
@@ -196,6 +195,7 @@ def grid(
     model: Sequence[str | tuple[str, Mapping[str, object]]] | Mapping[str, tuple[str, Mapping[str, object]]],
     profile: str = "quick",
     seeds: Iterable[int] | None = None,
+    folds: int | None = None,
     **changes: object,
 ) -> Grid:
     """All combinations of corpora, their splits, models and seeds.
@@ -206,6 +206,7 @@ def grid(
             ``{"5 passes": ("caps", {"num_iterations": 5})}``.
         profile: "quick" or "full": how many epochs, seeds and folds (``PROFILES``).
         seeds: instead of the profile's.
+        folds: the first so many of each corpus, if that is fewer than the profile's.
         changes: other fields of ``RunConfig``, for all runs.
     """
     budgets = PROFILES[choose(profile, PROFILES, "profile")]
@@ -222,7 +223,7 @@ def grid(
             continue
         card = cards[full_key] = _card(full_key, profile)
         budget = budgets.get(source.name, budgets[""])
-        for split in list(card["splits"])[: budget.max_splits]:
+        for split in list(card["splits"])[: budget.max_splits][:folds]:
             for system, (name, options) in systems.items():
                 config = RunConfig(
                     corpus=full_key,

@@ -15,6 +15,7 @@ from IPython.display import HTML
 
 from capslib import paths, statistics
 from capslib.corpora import Corpus
+from capslib.errors import choose
 from capslib.study import Runs
 
 _STYLE = [
@@ -119,19 +120,26 @@ def split_sizes(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare(runs: Runs, columns: Sequence[str], paper: str, table: str, name: str, out: Path) -> HTML:
+def compare(
+    runs: Runs, columns: Sequence[str] | Mapping[str, str], paper: str, table: str, name: str, out: Path
+) -> HTML:
     """A paper's table with our cells below each of its rows: mean and 95% interval over speakers or folds.
 
     Corpora that stand in for one of the paper's are below it; the others come last. The best of each row is bold.
 
     Args:
         runs: of the systems in ``columns``.
-        columns: names of systems; their titles in the paper are looked up in ``COLUMN_TITLES``, or are the same.
+        columns: names of systems, whose titles in the paper are in ``COLUMN_TITLES``; or each with the paper's title.
         paper, table: "P0", "Table 1".
         name, out: see ``show``.
+    Raises:
+        CapslibError: if the paper's table has no such title.
     """
     values = published(paper, table)
-    titles = [COLUMN_TITLES.get(column, column) for column in columns]
+    named = (
+        columns if isinstance(columns, Mapping) else {column: COLUMN_TITLES.get(column, column) for column in columns}
+    )
+    titles = [choose(title, list(values.columns), f"column of {paper} {table}") for title in named.values()]
     order: list[tuple[str, str | None]] = []
     keys = list(runs.grid.cards)
     for row in values.index:

@@ -198,6 +198,24 @@ def test_native_results_do_not_depend_on_the_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@compiled
+@pytest.mark.parametrize("F", [8, 32])
+def test_native_backward_inside_autocast_stays_in_single_precision(F):
+    u, weight = draw(5, 6, F, dtype=torch.float32), weights("native", 6, 4, F, 8, scale=0.1, dtype=torch.float32)
+    gradients = []
+    for enabled in (False, True):
+        leaf = u.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            route(leaf, weight, formulation="native").square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_native_refuses_what_is_not_on_the_processor():
+    with pytest.raises(ValueError, match="native routing takes float32 or float64 tensors on the processor"):
+        route(torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 2, device="meta"), formulation="native")
+
+
 def test_without_a_compiler_native_says_what_to_do(monkeypatch):
     from torch.utils import cpp_extension
 

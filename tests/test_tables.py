@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from capslib import figures, paths, study, tables
+from capslib.errors import CapslibError
 
 matplotlib.use("Agg")
 SYSTEMS = ["cnn", "lstm", "att", "caps"]
@@ -30,6 +31,28 @@ def test_published_values_and_ours_never_share_a_row(runs, tmp_path):
     ours = frame[frame["corpus"].str.startswith("synth")]
     assert set(ours["evidence"]) == {"synthetic"} and len(ours) == 3
     assert ours["CAPS"].str.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]").all()
+
+
+def test_systems_of_other_names_stand_below_the_paper_s_columns(runs, tmp_path):
+    tables.compare(runs, {"caps": "3", "att": "1"}, "P0", "Table 1", "t", tmp_path)
+    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str, keep_default_na=False)
+    fsdd = frame[(frame["evidence"] == "published") & (frame["corpus"] == "FSDD")]
+    assert fsdd[["3", "1"]].to_numpy().tolist() == [["0.695", "0.760"]]
+    with pytest.raises(CapslibError, match="unknown column of P0 Table 1 'CAP': did you mean 'CAPS'"):
+        tables.compare(runs, {"caps": "CAP"}, "P0", "Table 1", "t", tmp_path)
+
+
+def test_a_curve_over_an_option_leaves_out_what_has_no_runs(runs, tmp_path):
+    figures.over_option(runs, {"caps": 3.0, "att": 1.0, "none": 5.0}, "passes", "curve", tmp_path, {"caps": "3"})
+    data = pd.read_csv(tmp_path / "figures" / "curve.csv")
+    assert sorted(set(data["value"])) == [1.0, 3.0] and set(data["corpus"]) == set(runs.grid.cards)
+    figures.over_option(runs, {"none": 5.0}, "passes", "nothing", tmp_path)
+    assert not (tmp_path / "figures" / "nothing.csv").exists()
+
+
+def test_no_look_is_said_and_not_drawn(tmp_path, capsys):
+    figures.couplings([], "couplings", tmp_path)
+    assert not (tmp_path / "figures" / "couplings.png").exists()
 
 
 SYSTEMS_TITLES = ["CNN", "LSTM", "ATT", "CAPS"]

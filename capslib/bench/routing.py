@@ -148,10 +148,13 @@ def fused(shape: Shape) -> dict[str, tuple[float, float]]:
 
 
 def compare(
-    shape: Shape, rows: Sequence[str], device: str = "cpu", repeats: int = timing.REPEATS
+    shape: Shape, rows: Sequence[str], device: str = "cpu", repeats: int = timing.REPEATS, peaks: bool = True
 ) -> dict[str, dict[str, object]]:
     """Time and memory of each row at one shape, all in turns.
 
+    Args:
+        shape, rows, device, repeats: what to measure and how often.
+        peaks: measure memory, too: a fresh process for each row and direction.
     Returns:
         By row: forward and both (see ``timing.in_turns``), "MiB forward" and "MiB both" (see ``memory.peak``), and
         "difference", the largest from our outputs (None for another rule); or "failed", with the reason.
@@ -169,7 +172,7 @@ def compare(
             continue
         ready[row] = made
         results[row]["difference"] = None if row == HEINSEN else difference
-        for direction in ("forward", "both"):
+        for direction in ("forward", "both") if peaks else ():
             arguments = (shape, row, direction, device)
             results[row][f"MiB {direction}"] = memory.in_fresh_process(for_memory, arguments, device)
     for direction in ("forward", "both"):
@@ -199,7 +202,7 @@ def line(found: Mapping[str, object], ours: Mapping[str, object]) -> str:
     if "both" not in found or "both" not in ours:
         return f"failed: {found.get('failed', 'ours did')}"
     median = found["both"]["median"]
-    extra = "?" if found["MiB both"] is None else f"{found['MiB both']:.0f}"
+    extra = "?" if found.get("MiB both") is None else f"{found['MiB both']:.0f}"
     return f"{1e3 * median:8.1f} ms {extra:>6s} MiB  {median / ours['both']['median']:6.2f} times ours"
 
 
@@ -221,7 +224,7 @@ def growth(shelf: Shelf) -> None:
             points = []
             for value in values:
                 shape = replace(MIDDLE, shared=shared, **{letter: value})
-                rows = compare(shape, (OURS, OURS_DETACHED, PEER), shelf.device, shelf.repeats)
+                rows = compare(shape, (OURS, OURS_DETACHED, PEER), shelf.device, shelf.repeats, peaks=False)
                 points.append({"value": value, "rows": rows})
                 print(
                     f"{letter} = {value}, {shape}: ours {line(rows[OURS], rows[OURS])}; einsum {line(rows[PEER], rows[OURS])}"

@@ -1,15 +1,18 @@
 """Optional C++ passes for processors: votes of a few kilobytes, made anew in every pass, samples side by side in registers.
 
 Off by default. ``CAPSLIB_NATIVE=1`` (or ``native.load()``) compiles routing.cpp once with torch's extension loader, which
-needs a C++ compiler and ninja; results differ from torch's in the last digits only.
+needs GCC and ninja; results differ from torch's in the last digits only.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import logging
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +20,8 @@ import torch
 from torch import Tensor
 
 _LANES = {torch.float32: 16, torch.float64: 8}
-_SPLITS = 16  # of the sums over input capsules; fixed, so that the number of threads changes no result
+_SPLITS = 16  # of the sums over input capsules, at most; the number of threads changes no result
+_PAGE = 2**12
 _LARGEST = 16  # input capsules longer than this are multiplied by torch's matrix product
 
 
@@ -29,6 +33,13 @@ def available() -> bool:
     )
 
 
+def _processor() -> str:
+    """Eight digits for the instructions that ``-march=native`` means here."""
+    compiler = os.environ.get("CXX", "c++")
+    asked = subprocess.run([compiler, "-march=native", "-Q", "--help=target"], capture_output=True, check=False)
+    return hashlib.sha256(asked.stdout).hexdigest()[:8]
+
+
 def _search_path() -> str:
     """PATH, and the folder of this Python's own programs, where pip puts ninja."""
     return os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
@@ -36,25 +47,31 @@ def _search_path() -> str:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The compiled passes; the first call compiles, for some seconds.
+    """The compiled passes; the first call on a kind of processor compiles, for some seconds.
+
+    Should a process be killed while it compiles, others wait for the lock that it left in torch's extensions folder: delete
+    the folder ``capslib_routing_*`` there.
 
     Raises:
-        RuntimeError: if there is no compiler or no ninja, or the compiler fails.
+        RuntimeError: if there is no GCC or no ninja, or the compiler fails.
     """
     from torch.utils import cpp_extension
 
     os.environ["PATH"] = _search_path()
+    logging.getLogger(cpp_extension.__name__).setLevel(logging.ERROR)  # that there is no CUDA here is no news
     try:
         path = cpp_extension.load(
-            name="capslib_routing",
+            name=f"capslib_routing_{_processor()}",  # homes are shared by machines, instructions are not
             sources=[str(Path(__file__).with_name("routing.cpp"))],
             extra_cflags=["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
             is_python_module=False,
         )
     except (RuntimeError, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "error:" in line), lines[0])
         raise RuntimeError(
-            f"capslib's native routing could not be compiled ({str(error).splitlines()[0]}): install a C++ compiler and "
-            "ninja (pip install 'capslib[native]'), or unset CAPSLIB_NATIVE"
+            f"capslib's native routing could not be compiled ({reason}): install GCC and ninja "
+            "(pip install 'capslib[native]'), or unset CAPSLIB_NATIVE"
         ) from error
     return ctypes.CDLL(path)
 
@@ -62,6 +79,16 @@ def load() -> ctypes.CDLL:
 def usable(u: Tensor) -> bool:
     """Whether ``CAPSLIB_NATIVE=1`` is set and ``u`` is for it: on the processor, float32 or float64."""
     return os.environ.get("CAPSLIB_NATIVE") == "1" and u.device.type == "cpu" and u.dtype in _LANES
+
+
+def _empty(*shape: int, like: Tensor) -> Tensor:
+    """Uninitialized memory; where it is large, in huge pages: small ones cost more to fetch than to fill."""
+    made = like.new_empty(*shape)
+    if made.nbytes > 2**25 and sys.platform == "linux":
+        start = -(-made.data_ptr() // _PAGE) * _PAGE
+        length = (made.data_ptr() + made.nbytes - start) // _PAGE * _PAGE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), 14)  # MADV_HUGEPAGE: a wish, no more
+    return made
 
 
 def _pointer(x: Tensor | None) -> ctypes.c_void_p:
@@ -83,24 +110,35 @@ class NativePasses:
     def __init__(
         self, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None
     ) -> None:
+        strangers = [
+            x for x in (u, weight, bias, prior, mask) if x is not None and (x.device, x.dtype) != (u.device, u.dtype)
+        ]
+        if u.device.type != "cpu" or u.dtype not in _LANES or strangers:
+            raise ValueError("native routing takes float32 or float64 tensors on the processor, all of one kind")
         (self.B, I, F), (_, J, _, D) = u.shape, weight.shape
         self.lanes = _LANES[u.dtype]
         self.Bp = -(-self.B // self.lanes) * self.lanes
         self.I, self.J, self.F, self.D = I, J, F, D
+        self.splits = max(1, min(_SPLITS, I))
         self.matrices = weight.transpose(2, 3).reshape(I, J * D, F).contiguous()
-        self.u = self._samples_last(u.permute(1, 2, 0))  # (I, F, Bp)
+        on_the_fly = F <= _LARGEST
+        self.u = self._samples_last(u.permute(1, 2, 0), contiguous=on_the_fly)  # (I, F, Bp)
         self.bias = None if bias is None else self._tiles(bias)
         self.prior = None if prior is None else self._samples_last(prior.permute(2, 1, 0))  # (I, J, Bp)
         self.mask = None if mask is None else self._samples_last(mask[:, 0].t())  # (I, Bp)
-        self.votes = None if F <= _LARGEST else torch.bmm(self.matrices, self.u)  # (I, X, Bp)
+        self.votes = None if on_the_fly else self._product(self.matrices, self.u)  # (I, X, Bp)
         self.terms: list[tuple[Tensor, Tensor]] = []  # factors (I, J, Bp) and vectors (tiles, X, lanes)
         self.dprior: Tensor | None = None
 
-    def _samples_last(self, x: Tensor) -> Tensor:
-        """(..., B) -> (..., Bp), contiguous, zero behind the last sample."""
+    def _samples_last(self, x: Tensor, contiguous: bool = True) -> Tensor:
+        """(..., B) -> (..., Bp), zero behind the last sample."""
         if self.Bp == self.B:
-            return x.contiguous()
+            return x.contiguous() if contiguous else x
         return torch.cat([x, x.new_zeros(*x.shape[:-1], self.Bp - self.B)], -1)
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):  # a backward inside autocast would give half the bytes
+            return torch.bmm(a, b, out=_empty(len(a), a.shape[1], b.shape[2], like=self.u))
 
     def _tiles(self, x: Tensor) -> Tensor:
         """(B, J, D) -> (tiles, X, lanes)."""
@@ -113,7 +151,7 @@ class NativePasses:
 
     def _call(self, name: str, *arguments: object) -> None:
         kind = "float" if self.u.dtype == torch.float32 else "double"
-        sizes = (self.I, self.F, self.J, self.D, self.Bp, _SPLITS, torch.get_num_threads())
+        sizes = (self.I, self.F, self.J, self.D, self.Bp, self.splits, torch.get_num_threads())
         getattr(load(), f"{name}_{kind}")((ctypes.c_int64 * 7)(*sizes), *arguments)
 
     def _inputs(self, V: Tensor | None) -> list[ctypes.c_void_p]:
@@ -123,7 +161,7 @@ class NativePasses:
         return [_pointer(x) for x in (w, u, self.bias, self.prior, self.mask, V)]
 
     def _sums(self) -> Tensor:
-        return self.u.new_zeros(_SPLITS, self.Bp // self.lanes, self.J * self.D, self.lanes)
+        return self.u.new_zeros(self.splits, self.Bp // self.lanes, self.J * self.D, self.lanes)
 
     def _factors(self) -> Tensor:
         return self.u.new_empty(self.I, self.J, self.Bp)
@@ -171,8 +209,10 @@ class NativePasses:
             self._call("finish", w, u, ctypes.c_int64(k), factors, vectors, _pointer(dmatrices), _pointer(du), None)
         else:
             self._call("finish", None, None, ctypes.c_int64(k), factors, vectors, None, None, _pointer(self.votes))
-            du = torch.bmm(self.matrices.transpose(1, 2), self.votes)  # the votes hold their gradient now
-            dmatrices = torch.bmm(self.votes, self.u.transpose(1, 2))
+            du = self._product(self.votes.transpose(1, 2), self.matrices).transpose(
+                1, 2
+            )  # votes: their gradient by now
+            dmatrices = self._product(self.votes, self.u.transpose(1, 2))
         dbias = None
         if self.bias is not None:
             dbias = sum(f.sum(0).t()[: self.B, :, None] * self._from_tiles(v) for f, v in self.terms)

@@ -1,0 +1,222 @@
+"""The ledger: one row a claim of a paper, what our records say about it, and a verdict that is computed, never typed.
+
+Only recordings count, the papers' own or stand-ins; a stand-in can speak for or against the order of systems. A verdict is
+
+    not supported  a comparison that the claim makes is significant in the other direction
+    no data here   else, if a comparison has no runs, or one pair of runs only
+    supported      all are significant in its direction, each from at least five pairs
+    inconclusive   anything else
+
+after Holm's correction over the comparisons of the claim. Runs of older code do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import stats
+
+from capslib import statistics, study, tables
+from capslib.study import Runs
+
+_FEWEST_PAIRS = 5
+SUPPORTED, REFUTED, OPEN, NO_DATA = "supported", "not supported", "inconclusive", "no data here"
+P0_CORPORA = ("VCTK", "IEMOCAP", "Urban8K", "FSDD")
+_BASELINES = {name: (name, {}) for name in ("cnn", "lstm", "att", "caps")}
+_PASSES = {"1 pass": ("caps", {"num_iterations": 1}), "5 passes": ("caps", {"num_iterations": 5})}
+_SIZES = {f"D = {d}": ("caps", {"capsule_features": d}) for d in (2, 32)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict and the numbers behind it, in one sentence."""
+
+    verdict: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, where, and how our records answer.
+
+    Attributes:
+        paper, where: "P0", "section 5.1, Table 1".
+        words: the claim, in our words.
+        notebook: that asks the question.
+        answer: from the runs there are to a finding; None while no notebook asks it yet.
+    """
+
+    paper: str
+    where: str
+    words: str
+    notebook: str
+    answer: Callable[[Runs], Finding] | None = None
+
+
+def _of_role(runs: Runs, roles: Sequence[str]) -> dict[str, str]:
+    """Corpus of our runs for each of P0's corpora; the paper's own before a stand-in."""
+    found: dict[str, str] = {}
+    for key, card in runs.grid.cards.items():
+        role = card["role"].removeprefix("P0 ")
+        if role in roles and card["evidence"] in ("same corpus", "stand-in"):
+            if role not in found or card["evidence"] == "same corpus":
+                found[role] = key
+    return found
+
+
+def _tests(runs: Runs, better: str, others: Sequence[str], roles: Sequence[str]) -> pd.DataFrame:
+    """Paired tests of ``better`` against ``others`` on our corpora for ``roles``, one family."""
+    keys = _of_role(runs, roles)
+    records = [r for r in runs.records if r["config"]["corpus"] in keys.values() and r["system"] in {better, *others}]
+    rows = statistics.against(records, better)
+    return rows.assign(role=rows["corpus"].map({key: role for role, key in keys.items()}))
+
+
+def _verdict(rows: pd.DataFrame, wanted: int) -> str:
+    tested = rows[rows["n"] >= _FEWEST_PAIRS]
+    if (tested["verdict"] == "lower").any():
+        return REFUTED
+    if len(rows) < wanted or rows["p"].isna().any():
+        return NO_DATA
+    return SUPPORTED if len(tested) == wanted and (tested["verdict"] == "higher").all() else OPEN
+
+
+def _said(rows: pd.DataFrame, runs: Runs) -> str:
+    if rows.empty:
+        return "no runs"
+    told = []
+    for _, r in rows.iterrows():
+        card = runs.grid.cards[r["corpus"]]
+        kind = "" if card["evidence"] == "same corpus" else f" (stand-in for {r['role']})"
+        span = f"[{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
+        test = f"{100 * r['difference']:+.1f} points {span}, p = {r['p (Holm)']:.3f}, {r['n']} pairs"
+        told.append(f"{r['corpus']}{kind}: {r['comparison']} {'one pair only' if pd.isna(r['p']) else test}")
+    return "; ".join(told)
+
+
+def higher(better: str, others: Sequence[str], roles: Sequence[str] = P0_CORPORA) -> Callable[[Runs], Finding]:
+    """The claim that one system beats others on each of P0's corpora named."""
+
+    def answer(runs: Runs) -> Finding:
+        rows = _tests(runs, better, others, roles)
+        return Finding(_verdict(rows, len(others) * len(roles)), _said(rows, runs))
+
+    return answer
+
+
+def most_on(role: str, better: str, other: str) -> Callable[[Runs], Finding]:
+    """The claim that one system leads another on one corpus, and by more than on each of the others.
+
+    The leads are compared by Welch's test with the standard errors of their own tests, Holm-corrected over the corpora.
+    """
+
+    def answer(runs: Runs) -> Finding:
+        rows = _tests(runs, better, [other], P0_CORPORA)
+        if len(rows) < len(P0_CORPORA) or rows["p"].isna().any():
+            return Finding(NO_DATA, _said(rows, runs))
+        error = (rows["high"] - rows["low"]) / 2 / stats.t.ppf(1 - statistics.LEVEL / 2, rows["n"] - 1)
+        lead = rows.assign(error=error).set_index("role")
+        here, others = lead.loc[role], lead.drop(index=role)
+        spread = (here["error"] ** 2 + others["error"] ** 2) ** 0.5
+        freedom = spread**4 / (here["error"] ** 4 / (here["n"] - 1) + others["error"] ** 4 / (others["n"] - 1))
+        t = (here["difference"] - others["difference"]) / spread
+        significant = statistics.holm(2 * stats.t.sf(t.abs(), freedom)) <= statistics.LEVEL
+        verdict = OPEN
+        if (significant & (t < 0)).any():
+            verdict = REFUTED
+        elif (significant & (t > 0)).all() and here["verdict"] == "higher" and lead["n"].min() >= _FEWEST_PAIRS:
+            verdict = SUPPORTED
+        return Finding(verdict, _said(rows, runs))
+
+    return answer
+
+
+def overfits(fewer: str, more: str, role: str) -> Callable[[Runs], Finding]:
+    """The claim that more of something lowers test accuracy and widens the gap to training accuracy."""
+
+    def answer(runs: Runs) -> Finding:
+        rows = _tests(runs, fewer, [more], [role])
+        verdict = _verdict(rows, 1)
+        if verdict == NO_DATA:
+            return Finding(NO_DATA, _said(rows, runs))
+        corpus = rows["corpus"].item()
+        both = [r for r in runs.records if r["config"]["corpus"] == corpus and r["system"] in (fewer, more)]
+        gaps = [r | {"test": {"gap": r["train"]["accuracy"] - r["test"]["accuracy"]}} for r in both]
+        wider = statistics.against(gaps, more, "gap").iloc[0]
+        said = (
+            f"{_said(rows, runs)}; training minus test accuracy, at the epoch that validation chose: {more} - {fewer} "
+            f"{100 * wider['difference']:+.1f} points [{100 * wider['low']:+.1f}, {100 * wider['high']:+.1f}]"
+        )
+        return Finding(OPEN if verdict == SUPPORTED and wider["verdict"] != "higher" else verdict, said)
+
+    return answer
+
+
+def resolved(_: Runs) -> Finding:
+    """Whether P0's three nominally equal columns are closer to each other than its CAPS and ATT."""
+    table = tables.published("P0", "Table 1")
+    spread = table[["CAPS", "3", "No Regularization"]].max(axis=1) - table[["CAPS", "3", "No Regularization"]].min(
+        axis=1
+    )
+    lead = (table["CAPS"] - table["ATT"]).abs()
+    said = "; ".join(
+        f"{row}: equal columns differ by {spread[row]:.3f}, CAPS and ATT by {lead[row]:.3f}" for row in P0_CORPORA
+    )
+    return Finding(SUPPORTED if (spread < lead).all() else REFUTED, f"{said} (from the paper's own table)")
+
+
+CLAIMS = (
+    Claim("P0", "section 5.1, Table 1", "capsules beat CNN, LSTM and ATT on gender, emotion and city sounds", "02",
+          higher("caps", ("cnn", "lstm", "att"), P0_CORPORA[:3])),
+    Claim("P0", "section 5.1, Table 1", "on FSDD the CNN is best", "02", higher("cnn", ("lstm", "att", "caps"), ("FSDD",))),
+    Claim("P0", "section 5.1", "capsules beat ATT on all four corpora", "02", higher("caps", ("att",))),
+    Claim("P0", "section 5.1", "and most on UrbanSound8K", "02", most_on("Urban8K", "caps", "att")),
+    Claim("P0", "Table 1", "our question: its accuracies resolve its differences, three columns of one model being closer than CAPS and ATT",
+          "02", resolved),
+    Claim("P0", "section 5.2, Table 1", "more routing passes tend to overfit, on FSDD (1 pass against 5)", "03",
+          overfits("1 pass", "5 passes", "FSDD")),
+    Claim("P0", "section 5.2, Table 1", "the same on city sounds", "03", overfits("1 pass", "5 passes", "Urban8K")),
+    Claim("P0", "section 5.3, Fig. 2", "accuracy rises with the dimension, up to P0's 16 (16 against 2)", "04", higher("caps", ("D = 2",))),
+    Claim("P0", "section 5.3, Fig. 2", "and falls beyond it (16 against 32)", "04", higher("caps", ("D = 32",))),
+    Claim("P0", "section 5.3", "less data (VCTK) suffers more from a larger dimension", "04"),
+    Claim("P0", "section 5.4, Table 1", "a reconstruction decoder helps on little data (FSDD)", "05"),
+    Claim("P0", "section 5.4, Table 1", "a decoder does not help on VCTK (the table, against the text)", "05"),
+    Claim("P0", "section 5.5, Table 2", "capsules beat ATT where two classes sound at once", "06"),
+    Claim("P0", "section 6.1, Figs. 3 and 4", "two components explain most of the variance under perturbation", "07"),
+    Claim("P0", "section 6.2", "capsules of another emotion corpus help on RAVDESS (41% to 50%)", "08"),
+)  # fmt: skip
+
+
+def recorded(grid: study.Grid) -> Runs:
+    """Runs of today's code and data that have a record; there may be none."""
+    shelf = study.store(grid.profile)
+    pairs = [(run, shelf.get(run.key)) for run in grid.runs]
+    found = tuple(record | {"system": run.system} for run, record in pairs if record)
+    return Runs(grid, found, tuple(run for run, record in pairs if not record), (), ())
+
+
+def ledger(profile: str) -> tuple[pd.DataFrame, str]:
+    """One row a claim: paper, where, claim, verdict, evidence, notebook; from the records there are, without training.
+
+    Returns:
+        The rows, and a sentence on how many of the runs they need have a record.
+    """
+    keys = study.corpora_in(profile, "at hand" if profile == "full" else "embedded")
+    grid = study.grid(keys, _BASELINES | _PASSES | _SIZES, profile)
+    runs = recorded(grid)
+    rows = []
+    for claim in CLAIMS:
+        found = Finding(NO_DATA, "not asked yet") if claim.answer is None else claim.answer(runs)
+        rows.append(
+            {
+                "paper": claim.paper,
+                "where": claim.where,
+                "claim, in our words": claim.words,
+                "verdict": found.verdict,
+                "evidence": found.evidence,
+                "notebook": claim.notebook,
+            }
+        )
+    return pd.DataFrame(rows), f"{len(runs.records)} of {len(grid)} runs have a record of today's code."

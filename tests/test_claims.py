@@ -1,0 +1,123 @@
+"""The ledger: verdicts follow from records by rule, whatever the paper hoped."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from capslib import claims
+
+CARDS = {
+    "fsdd:digit": {"role": "P0 FSDD", "evidence": "same corpus"},
+    "ased:gender": {"role": "P0 VCTK", "evidence": "stand-in"},
+    "emodb:emotion4": {"role": "P0 IEMOCAP", "evidence": "stand-in"},
+    "urbansound8k:sound": {"role": "P0 Urban8K", "evidence": "same corpus"},
+    "synth_digits:digit": {"role": "P0 FSDD", "evidence": "synthetic"},
+}
+
+
+def records(corpus: str, system: str, accuracies: list[float], training: float = 0.9) -> list[dict]:
+    return [
+        {
+            "system": system,
+            "config": {"corpus": corpus, "model": system, "split": f"fold{k}", "seed": 0},
+            "data": {"clips": {"train": 400, "test": 100}},
+            "train": {"accuracy": training},
+            "test": {"accuracy": accuracy},
+        }
+        for k, accuracy in enumerate(accuracies)
+    ]
+
+
+def runs(*made: list[dict]) -> SimpleNamespace:
+    return SimpleNamespace(grid=SimpleNamespace(cards=CARDS), records=[record for some in made for record in some])
+
+
+BASE = [0.50, 0.52, 0.51, 0.49, 0.50]
+MUCH = [0.80, 0.81, 0.82, 0.78, 0.80]
+
+
+@pytest.mark.parametrize(
+    "ours, verdict",
+    [(MUCH, claims.SUPPORTED), ([0.2, 0.21, 0.22, 0.18, 0.2], claims.REFUTED), (BASE[::-1], claims.OPEN)],
+)
+def test_a_verdict_is_the_direction_of_a_significant_difference(ours, verdict):
+    found = claims.higher("caps", ("att",), ("FSDD",))(
+        runs(records("fsdd:digit", "caps", ours), records("fsdd:digit", "att", BASE))
+    )
+    assert found.verdict == verdict
+    assert "fsdd:digit: caps - att" in found.evidence and "p = " in found.evidence
+
+
+def test_one_comparison_without_runs_or_with_one_fold_is_no_data():
+    answer = claims.higher("caps", ("att",), ("FSDD", "VCTK"))
+    fsdd = runs(records("fsdd:digit", "caps", MUCH), records("fsdd:digit", "att", BASE))
+    assert answer(fsdd).verdict == claims.NO_DATA
+    one_fold = records("ased:gender", "caps", [0.9]) + records("ased:gender", "att", [0.5])
+    assert answer(runs(fsdd.records, one_fold)).verdict == claims.NO_DATA
+    assert answer(runs()).verdict == claims.NO_DATA
+
+
+def test_one_counterexample_is_enough_even_if_the_rest_is_not_here():
+    fsdd = runs(records("fsdd:digit", "caps", BASE), records("fsdd:digit", "att", MUCH))
+    assert claims.higher("caps", ("att",), ("FSDD", "VCTK"))(fsdd).verdict == claims.REFUTED
+
+
+def test_a_few_pairs_never_support_a_claim():
+    three = runs(records("fsdd:digit", "caps", MUCH[:3]), records("fsdd:digit", "att", BASE[:3]))
+    found = claims.higher("caps", ("att",), ("FSDD",))(three)
+    assert found.verdict == claims.OPEN and "3 pairs" in found.evidence
+
+
+def test_a_stand_in_is_named():
+    made = runs(records("ased:gender", "caps", MUCH), records("ased:gender", "att", BASE))
+    assert "ased:gender (stand-in for VCTK): caps - att" in claims.higher("caps", ("att",), ("VCTK",))(made).evidence
+
+
+def test_synthetic_corpora_never_speak_for_a_claim():
+    found = claims.higher("caps", ("att",), ("FSDD",))(
+        runs(records("synth_digits:digit", "caps", MUCH), records("synth_digits:digit", "att", BASE))
+    )
+    assert found.verdict == claims.NO_DATA
+
+
+def test_overfitting_is_a_wider_gap_and_not_only_a_lower_accuracy():
+    answer = claims.overfits("1 pass", "5 passes", "FSDD")
+    for training, verdict in ((0.95, claims.SUPPORTED), (0.6, claims.OPEN)):
+        made = runs(records("fsdd:digit", "1 pass", MUCH), records("fsdd:digit", "5 passes", BASE, training))
+        assert answer(made).verdict == verdict
+        assert "training minus test accuracy" in answer(made).evidence
+
+
+def test_the_largest_lead_must_be_a_lead_and_larger_than_each_other():
+    answer = claims.most_on("Urban8K", "caps", "att")
+    near, keys = [0.60, 0.62, 0.61, 0.59, 0.60], list(CARDS)[:4]
+    base = [records(key, "att", BASE) for key in keys]
+
+    def leads(urban: list[float], elsewhere: list[float]) -> str:
+        ours = [records(key, "caps", urban if key.startswith("urban") else elsewhere) for key in keys]
+        return answer(runs(*base, *ours)).verdict
+
+    assert leads(MUCH, near) == claims.SUPPORTED
+    assert leads(near, MUCH) == claims.REFUTED
+    assert (
+        leads([0.40, 0.41, 0.42, 0.38, 0.40], [0.1, 0.12, 0.11, 0.09, 0.1]) == claims.OPEN
+    )  # a smaller loss is no lead
+    assert answer(runs(*base[:2], records(keys[0], "caps", near))).verdict == claims.NO_DATA
+
+
+def test_p0_s_own_columns_differ_more_than_its_systems():
+    found = claims.resolved(runs())
+    assert (
+        found.verdict == claims.REFUTED
+        and "FSDD: equal columns differ by 0.047, CAPS and ATT by 0.003" in found.evidence
+    )
+
+
+def test_the_ledger_has_a_row_a_claim_and_known_verdicts_only():
+    ledger, made = claims.ledger("quick")
+    assert "runs have a record" in made
+    assert len(ledger) == len(claims.CLAIMS) >= 12 and set(ledger["paper"]) == {"P0"}
+    assert set(ledger["verdict"]) <= {claims.SUPPORTED, claims.REFUTED, claims.OPEN, claims.NO_DATA}
+    assert (ledger.loc[ledger["evidence"] == "not asked yet", "verdict"] == claims.NO_DATA).all()
