@@ -61,7 +61,7 @@ def looks(
         name = f"insight/{look.__name__}-{run.key}.json"
         files = [folder / name for folder in _folders(runs.grid.profile, records)]
         kept = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-        made = next((one for one in kept if one["code"] == code), None)
+        made = next((one for one in kept if one.get("code") == code), None)
         if made is None:
             if not train or corpora.find(run.config.corpus) is None:
                 continue
