@@ -104,8 +104,9 @@ def test_readme_names_commands_and_files_that_exist():
         assert (ROOT / link).exists(), link
 
 
-def test_readme_counts_the_verdicts_of_the_report():
-    tests = pd.read_csv(ROOT / "reports" / "full" / "tables" / "02-tests.csv")
+@pytest.mark.parametrize("notebook", ["02", "03", "04"])
+def test_readme_counts_the_verdicts_of_the_report(notebook):
+    tests = pd.read_csv(ROOT / "reports" / "full" / "tables" / f"{notebook}-tests.csv")
     tested = tests[tests["p"].notna()]
     decided = tested["verdict"].isin(["higher", "lower"]).sum()
     assert f"{decided} of {len(tested)} comparisons" in (ROOT / "README.md").read_text()
