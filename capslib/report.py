@@ -269,7 +269,9 @@ def accept() -> list[Path]:
             "there are no records of today's code in reports/quick: run `make reproduce` first, look at its report, then accept"
         )
     folder = study.accepted() / "records"
-    lacking = sorted(path.name for path, record in _embedded(folder) if record["key"] not in fresh)
+    lacking = sorted(
+        path.name for path, record in _embedded(folder, skip_unreadable=True) if record["key"] not in fresh
+    )
     if lacking:
         raise CapslibError(
             f"reports/quick lacks {len(lacking)} of the records accepted so far ({lacking[0]}, ...): run `make reproduce` "
@@ -293,10 +295,15 @@ def accept() -> list[Path]:
     return written
 
 
-def _embedded(folder: Path) -> Iterator[tuple[Path, dict]]:
+def _embedded(folder: Path, skip_unreadable: bool = False) -> Iterator[tuple[Path, dict]]:
     """Records of embedded corpora made by today's code: neither own recordings nor older versions go into git."""
     for path in sorted(folder.glob("[!.]*.json")):
-        record = read(path)
+        try:
+            record = read(path)
+        except CapslibError:
+            if skip_unreadable:
+                continue
+            raise
         config = record["config"]
         if corpora.parse(config["corpus"])[0].make and record["code"] == study.current_code(config["model"]):
             yield path, record

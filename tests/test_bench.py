@@ -321,7 +321,7 @@ class TestTables:
         table = speed_routing.goals({"a": entry(1, 5, 2, 0.5, 4.0), "c'": entry(1, 1.6, 0.5, 0.1, None)})
         assert table["(a)"].str.endswith(", met").all()
         assert table["(c')"].tolist() == ["1.60, met", "2.00, not met", "not measured", "10.00, not met"]
-        assert speed_routing.verdict(table) == "5 of 8 goals are met, 2 are not, 1 were not measured."
+        assert speed_routing.verdict(table) == "of 8 goals 5 met, 2 not met, 1 not measured."
 
     def test_a_machine_that_measured_nothing_yet_has_empty_tables(self):
         parts = {part: {} for part in speed.PARTS}

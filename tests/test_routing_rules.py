@@ -375,7 +375,7 @@ def test_half_precision_modules_give_half_precision_scores_below_one(name):
 @shared_and_own
 def test_compiles_whole(name, own):
     torch.manual_seed(0)
-    layer = CapsuleLayer(4, 3, 5, in_capsules=6 if own else None, bias=True, routing=build(name, 3, 5)).double()
+    layer = CapsuleLayer(4, 3, 5, in_capsules=6 if own else None, prior=True, routing=build(name, 3, 5)).double()
     u, mask = draw(2, 6, 4), lengths_mask([6, 2], 6)
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(u, mask), layer(u, mask))
@@ -428,7 +428,7 @@ def test_fits_a_separable_problem(name, kind, own):
 @every_rule
 @shared_and_own
 def test_trains_every_parameter(name, own):
-    layer = CapsuleLayer(4, 3, 5, in_capsules=6 if own else None, bias=True, routing=ROUTINGS[name](3, 5, 3))
+    layer = CapsuleLayer(4, 3, 5, in_capsules=6 if own else None, prior=True, routing=ROUTINGS[name](3, 5, 3))
     layer(draw(2, 6, 4, dtype=torch.float32)).norm(dim=-1)[:, 0].sum().backward()
     assert all((p.grad != 0).any() for p in layer.parameters())
 
