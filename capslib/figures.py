@@ -293,14 +293,15 @@ def over_option(
     out: Path,
     published: Mapping[str, str] | None = None,
 ) -> None:
-    """Test accuracy (with 95% interval over units) and training accuracy as one option of a system changes, a panel a corpus.
+    """Test accuracy (with 95% interval over units) and training accuracy as one option of a system changes, a panel for each
+    corpus on which at least two values were run.
 
     Args:
         values: of the option, by name of system.
         label: what the option is.
         published: columns of P0's Table 1 by name of system, drawn as black dashes where the corpus is the paper's.
     """
-    keys = [key for key in runs.grid.cards if any(runs.of(corpus=key, system=system) for system in values)]
+    keys = [key for key in runs.grid.cards if sum(bool(runs.of(corpus=key, system=system)) for system in values) > 1]
     if not keys:
         display(HTML("<p>Not run yet.</p>"))
         return

@@ -37,11 +37,13 @@ def ratios(table: pd.DataFrame, name: str, out: Path) -> None:
         m / mine.get((s, r), np.nan) if m and mine.get((s, r)) else np.nan
         for m, s, r in zip(both["MiB"], both["shape"], reference, strict=True)
     ]
-    shapes = list(dict.fromkeys(both["shape"]))
+    shapes, formulations = list(dict.fromkeys(both["shape"])), list(dict.fromkeys(both["formulation"]))[::-1]
     figure, axes = _grid(len(shapes), 2, 6.2, 2.3, sharey=True)
     for axis, shape in zip(axes.flat, shapes, strict=False):
-        here = both[both["shape"] == shape].iloc[::-1]
-        places = np.arange(len(here))
+        here = (
+            both[both["shape"] == shape].set_index("formulation").reindex(formulations)
+        )  # some are not for every shape
+        places = np.arange(len(formulations))
         for column, marker, colour, label in (
             ("times ours", "o", PALETTE[0], "time"),
             ("MiB, times ours", "s", PALETTE[1], "memory"),
@@ -49,7 +51,7 @@ def ratios(table: pd.DataFrame, name: str, out: Path) -> None:
             axis.plot(here[column], places, marker, color=colour, label=label, markersize=6)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xscale("log")
-        axis.set_yticks(places, here["formulation"], fontsize=7)
+        axis.set_yticks(places, formulations, fontsize=7)
         axis.set_title(f"({shape})", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("times ours, forward + backward")

@@ -115,7 +115,7 @@ def median(row: Mapping, direction: str = "both") -> float:
 def features(measured: Mapping[str, dict]) -> pd.DataFrame:
     """Clips a second of every library one way and another, how many times that ours is, and how far the values agree.
 
-    "two cores" takes the better of two threads and two processes for each, ours as well.
+    "two cores" takes the best way for each, ours as well: two threads, two processes, or one thread where neither helps.
     """
     rows = []
     for kind, entry in measured.items():
@@ -125,8 +125,8 @@ def features(measured: Mapping[str, dict]) -> pd.DataFrame:
         rates = {
             way: {n: entry["clips"] / s["median"] for n, s in found.items()} for way, found in entry["speeds"].items()
         }
-        for way in ("two threads", "two processes"):
-            for name, rate in rates.get(way, {}).items():
+        for found in rates.values():
+            for name, rate in found.items():
                 best[name] = max(best.get(name, 0.0), rate)
         for name, one in rates["one thread"].items():
             agrees = entry["agreement"][name]

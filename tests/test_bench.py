@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from capslib import speed, speed_routing
+from capslib import figures_speed, speed, speed_routing
 from capslib.bench import __main__ as command
 from capslib.bench import features, formulations, machine, memory, routing, timing, training
 from capslib.bench.routing import Shape
@@ -262,6 +262,13 @@ class TestFeatures:
         assert (table.loc["librosa", "one thread"] == "4").all()
         assert list(dict.fromkeys(speed.decoding(measured)["files"])) == ["wav", "flac", "ogg"]
 
+    def test_two_cores_are_never_slower_than_one(self):
+        one, two = ({"capslib": {"median": a}, "librosa": {"median": b}} for a, b in ((1.0, 4.0), (0.5, 9.0)))
+        entry = {"clips": 8, "missing": [], "speeds": {"one thread": one, "two processes": two}}
+        entry["agreement"] = dict.fromkeys(one, {"median": 1.0, "lowest": 1.0, "frames": 3})
+        table = speed.features({"MFCC-60": entry}).set_index("library")
+        assert table.loc["librosa", "two cores"] == "8.00"  # 16 clips a second of ours over librosa's 2 on one thread
+
 
 class TestTraining:
     @pytest.fixture
@@ -340,3 +347,23 @@ class TestTables:
     def test_an_unknown_machine_is_refused_with_the_nearest_name(self):
         with pytest.raises(CapslibError, match="did you mean 'two-core-cpu'"):
             speed.read("two-core-cpus")
+
+    def test_a_formulation_that_is_not_for_a_shape_leaves_its_own_line_empty(self, tmp_path, monkeypatch):
+        rows = [
+            ("a", speed.OURS, 1.0),
+            ("a", speed.NATIVE, 0.3),
+            ("a", speed.PEER, 2.0),
+            ("c", speed.OURS, 1.0),
+            ("c", speed.PEER, 3.0),
+        ]
+        table = pd.DataFrame(rows, columns=["shape", "formulation", "times ours"]).assign(
+            MiB=5.0, direction="forward + backward"
+        )
+        drawn = []
+        monkeypatch.setattr(figures_speed, "save", lambda figure, *_: drawn.append(figure))
+        figures_speed.ratios(table, "ratios", tmp_path)
+        axis = drawn[0].axes[1]
+        labels = [label.get_text() for label in axis.get_yticklabels()]
+        x, y = axis.get_lines()[0].get_data()
+        placed = {labels[int(place)]: value for value, place in zip(x, y, strict=True)}
+        assert placed[speed.OURS] == 1.0 and placed[speed.PEER] == 3.0 and np.isnan(placed[speed.NATIVE])
