@@ -59,6 +59,15 @@ def _refresh(_: argparse.Namespace) -> None:
         print(f"executed: {notebook.name}")
 
 
+def _carry(options: argparse.Namespace) -> None:
+    from capslib import study
+    from capslib.carry import carry_over
+
+    folder = study.accepted() if options.profile == "accepted" else study.reports() / options.profile
+    carried, made = carry_over(folder)
+    print(f"{carried} records of older code carried over after {made} runs made anew came out the same to the bit")
+
+
 def _data(options: argparse.Namespace) -> None:
     from capslib import corpora
     from capslib.corpora import download
@@ -112,6 +121,11 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("-p", "--parameter", type=_literal, action="append", default=[], metavar="NAME=VALUE")
     commands.add_parser("accept", help="take this machine's quick records into git").set_defaults(action=_accept)
     commands.add_parser("refresh", help="execute the notebooks in git in place").set_defaults(action=_refresh)
+    command = commands.add_parser(
+        "carry", help="give records of older code today's version if runs made anew are equal"
+    )
+    command.set_defaults(action=_carry)
+    command.add_argument("profile", help="quick, full, or accepted: the quick records in git")
     command = commands.add_parser("data", help="download what its owners let anyone download, list what is here")
     command.set_defaults(action=_data)
     command.add_argument("--corpora", default="fsdd")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from capslib import paths
 from capslib.corpora import Corpus
 from capslib.errors import CapslibError, choose
+from capslib.perturbation import perturb
 
 _VERSION = 2
 
@@ -270,7 +271,11 @@ class Features:
 
 @torch.inference_mode()
 def extract(
-    corpus: Corpus, config: FeatureConfig = FeatureConfig(), device: str = "cpu", batch_seconds: float = 20.0
+    corpus: Corpus,
+    config: FeatureConfig = FeatureConfig(),
+    device: str = "cpu",
+    batch_seconds: float = 20.0,
+    perturbation: tuple[str, float] | None = None,
 ) -> Features:
     """Features of all clips of a corpus, computed once and cached by the content of the audio.
 
@@ -279,10 +284,15 @@ def extract(
         config: kind and options.
         device: where to compute.
         batch_seconds: audio a batch.
+        perturbation: kind and level, see ``perturbation.perturb``; None leaves the clips as they are.
+    Raises:
+        CapslibError: if a perturbed clip is silence or shorter than one frame.
     """
     module = config.build(corpus.sample_rate).to(device).eval()
     audio = corpus.decoded
-    content = json.dumps([_VERSION, asdict(config), audio.sample_rate, audio.hashes])
+    content = json.dumps(
+        [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
+    )
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     stem = paths.cache() / "features" / f"{corpus.name}-{config.kind}-{key}"
     frames_file, offsets_file = stem.with_suffix(".npy"), stem.with_suffix(".offsets.npy")
@@ -293,8 +303,11 @@ def extract(
         counts: list[int] = []
         for batch in bar:
             clips = [torch.from_numpy(np.array(audio[i])) for i in batch]
+            if perturbation:
+                clips = [_perturbed(c, perturbation, corpus, i, module) for c, i in zip(clips, batch, strict=True)]
             lengths = torch.tensor([len(clip) for clip in clips])
-            waveforms = nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device).float() / 32768.0
+            waveforms = nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device).float()
+            waveforms = waveforms if perturbation else waveforms / 32768.0
             values, num_frames = module(waveforms, lengths.to(device))
             values = values[lengths_to_mask(num_frames, values.shape[1])]
             blocks.append(values.cpu().numpy())
@@ -305,6 +318,21 @@ def extract(
         paths.write_atomically(offsets_file, lambda temporary: np.save(temporary, offsets))
     hop = module.hop_length / module.sample_rate
     return Features(np.load(frames_file, mmap_mode="r"), np.load(offsets_file), hop)
+
+
+def _perturbed(clip: Tensor, perturbation: tuple[str, float], corpus: Corpus, row: int, module: _Framed) -> Tensor:
+    """Float32 in [-1, 1) but for what the perturbation adds."""
+    waveform = clip.numpy().astype(np.float32) / 32768.0
+    try:
+        changed = perturb(waveform, *perturbation, corpus.sample_rate)
+        if len(changed) < module.frame_length <= len(waveform):
+            raise CapslibError(
+                f"{perturbation[0]} {perturbation[1]:g} leaves less than one frame: choose a smaller one"
+            )
+        return torch.from_numpy(changed)
+    except CapslibError as error:
+        items = corpus.table.index[corpus.table["row"] == row]
+        raise CapslibError(f"clip {', '.join(items) or row!r} of {corpus.name}: {error}") from None
 
 
 def _in_batches(offsets: np.ndarray, sample_rate: int, seconds: float) -> list[range]:

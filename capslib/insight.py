@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from capslib import corpora, models, paths, study, training
@@ -19,6 +18,7 @@ from capslib.errors import CapslibError
 from capslib.layers import route
 from capslib.models.p0_capsnet import CapsNet
 from capslib.records import source_version
+from capslib.runs import Part, load_parts
 from capslib.study import Run, Runs
 
 
@@ -27,17 +27,12 @@ def load(run: Run, profile: str) -> models.AudioModel:
     weights = study.reports() / profile / "weights" / f"{run.key}.safetensors"
     if not weights.is_file():
         training.train(run.config, weights)
-    stored = load_file(weights)
-    classes = len(corpora.load(run.config.corpus).classes)
-    features = stored["standardize.mean"].shape[0]
-    model = models.build(run.config.model, features, classes, **dict(run.config.options))
-    model.load_state_dict(stored)
-    return model.eval()
+    return training.restore(run.config, weights)
 
 
 def looks(
     runs: Runs,
-    look: Callable[[models.AudioModel, training.Part], dict],
+    look: Callable[[models.AudioModel, Part], dict],
     records: str = "accepted",
     train: bool = True,
     **wanted: object,
@@ -65,7 +60,7 @@ def looks(
         if made is None:
             if not train or corpora.find(run.config.corpus) is None:
                 continue
-            part = training.load_parts(corpora.load(run.config.corpus), run.config)["test"]
+            part = load_parts(corpora.load(run.config.corpus), run.config)["test"]
             made = {"code": code} | look(load(run, runs.grid.profile), part)
             paths.write_text(study.reports() / runs.grid.profile / name, json.dumps(made) + "\n")
         head = {"corpus": run.config.corpus, "split": run.config.split, "seed": run.config.seed, "system": run.system}
@@ -78,7 +73,7 @@ def _folders(profile: str, records: str) -> list[Path]:
 
 
 @torch.inference_mode()
-def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bins: int = 20) -> dict:
+def couplings(model: models.AudioModel, part: Part, passes: int = 5, bins: int = 20) -> dict:
     """How P0's capsules are coupled, pass by pass, and where in time.
 
     Args:

@@ -22,7 +22,14 @@ SCHEMA = 1
 VOLATILE = ("provenance",)
 # Fingerprints of the data stand for the corpora; kernels and native passes give the numbers of `layers.passes` up to rounding,
 # on devices that the provenance names; the others cannot change a number.
-_NOT_CODE = ("capslib.corpora", "capslib.errors", "capslib.paths", "capslib.layers.kernels", "capslib.layers.native")
+_NOT_CODE = (
+    "capslib.corpora",
+    "capslib.errors",
+    "capslib.paths",
+    "capslib.records",
+    "capslib.layers.kernels",
+    "capslib.layers.native",
+)
 
 
 @functools.cache

@@ -305,7 +305,7 @@ def _embedded(folder: Path, skip_unreadable: bool = False) -> Iterator[tuple[Pat
                 continue
             raise
         config = record["config"]
-        if corpora.parse(config["corpus"])[0].make and record["code"] == study.current_code(config["model"]):
+        if corpora.is_embedded(config["corpus"]) and record["code"] == study.current_code(config["model"]):
             yield path, record
 
 

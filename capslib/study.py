@@ -6,11 +6,9 @@ import json
 import os
 import sys
 import threading
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import joblib
@@ -19,8 +17,12 @@ from tqdm import tqdm
 
 from capslib import corpora, models, paths, training
 from capslib.errors import CapslibError, choose
+from capslib.executors import executor
 from capslib.records import SCHEMA, Store, code_version, run_key
-from capslib.training import RunConfig
+from capslib.runs import RunConfig
+
+# A model's name, options that differ from its defaults, and fields of ``RunConfig`` that differ from the profile's.
+System = tuple[str, Mapping[str, object]] | tuple[str, Mapping[str, object], Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Run:
     @property
     def key(self) -> str:
         """Under which its record is kept."""
-        return run_key(json.loads(json.dumps(asdict(self.config))), self.data, self.code)
+        return run_key(_plain(self.config), self.data, self.code)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Runs:
         """Records of these values, of the configuration or ``system``: ``runs.of(corpus="fsdd:digit", system="caps")``."""
         known = ["system", *(field.name for field in fields(RunConfig))]
         sought = {choose(name, known, "field of a run"): value for name, value in wanted.items()}
-        facts = [{**record["config"], "system": record["system"]} for record in self.records]
+        defaults = {f.name: f.default for f in fields(RunConfig)}
+        facts = [{**defaults, **record["config"], "system": record["system"]} for record in self.records]
         return [r for r, f in zip(self.records, facts, strict=True) if all(f[n] == v for n, v in sought.items())]
 
 
@@ -180,6 +183,11 @@ def current_code(model: str) -> str:
     return code_version("capslib.training", models.home(model))
 
 
+def _plain(config: RunConfig) -> dict:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(config.described()))
+
+
 def _card(key: str, profile: str) -> dict:
     """Facts about a corpus: from its recordings, or as they were when the profile's records were made."""
     source, task = corpora.parse(key)
@@ -192,7 +200,7 @@ def _card(key: str, profile: str) -> dict:
 
 def grid(
     corpus: Sequence[str],
-    model: Sequence[str | tuple[str, Mapping[str, object]]] | Mapping[str, tuple[str, Mapping[str, object]]],
+    model: Sequence[str | System] | Mapping[str, System],
     profile: str = "quick",
     seeds: Iterable[int] | None = None,
     folds: int | None = None,
@@ -202,18 +210,19 @@ def grid(
 
     Args:
         corpus: keys; those not here are listed in ``absent``, with how to get them.
-        model: names, or (name, options that differ from the model's defaults); or a mapping that names such systems:
-            ``{"5 passes": ("caps", {"num_iterations": 5})}``.
+        model: names, or systems: a model with options that differ from its defaults, and perhaps fields of ``RunConfig``
+            that differ from the profile's; or a mapping that names such systems: ``{"5 passes": ("caps",
+            {"num_iterations": 5}), "untrained": ("caps", {}, {"epochs": 0})}``. A source takes the run's seed.
         profile: "quick" or "full": how many epochs, seeds and folds (``PROFILES``).
         seeds: instead of the profile's.
         folds: the first so many of each corpus, if that is fewer than the profile's.
-        changes: other fields of ``RunConfig``, for all runs.
+        changes: fields of ``RunConfig``, for all runs.
     """
     budgets = PROFILES[choose(profile, PROFILES, "profile")]
-    for name in changes:
-        choose(name, [field.name for field in fields(RunConfig)], "field of a run")
     seeds = None if seeds is None else list(seeds)
     systems = _systems(model)
+    for name in {*changes, *(name for *_, own in systems.values() for name in own)}:
+        choose(name, [field.name for field in fields(RunConfig)], "field of a run")
     cards, absent, runs = {}, {}, []
     for key in corpus:
         source, task = corpora.parse(key)
@@ -224,7 +233,7 @@ def grid(
         card = cards[full_key] = _card(full_key, profile)
         budget = budgets.get(source.name, budgets[""])
         for split in list(card["splits"])[: budget.max_splits][:folds]:
-            for system, (name, options) in systems.items():
+            for system, (name, options, own) in systems.items():
                 config = RunConfig(
                     corpus=full_key,
                     split=split,
@@ -234,36 +243,39 @@ def grid(
                     batch_size=budget.batch_size,
                     max_train_clips=budget.max_train_clips,
                 )
-                code = current_code(name)
+                config = replace(config, **changes, **own)
                 for seed in range(budget.seeds) if seeds is None else seeds:
+                    source_run = config.source and replace(config.source, seed=seed)
                     data = card["splits"][split]["fingerprint"]
-                    runs.append(Run(replace(config, seed=seed, **changes), data, code, system))
+                    runs.append(Run(replace(config, seed=seed, source=source_run), data, current_code(name), system))
     runs.sort(key=lambda run: run.config.seed)  # one complete round before the next seed
     return Grid(profile, tuple(runs), cards, absent)
 
 
-def _systems(model: Sequence | Mapping) -> dict[str, tuple[str, Mapping[str, object]]]:
-    """Model and options of each system, by name."""
-    if isinstance(model, Mapping):
-        return dict(model)
-    entries = [(entry, {}) if isinstance(entry, str) else entry for entry in model]
-    return {", ".join([name, *(f"{k}={v}" for k, v in options.items())]): (name, options) for name, options in entries}
+def _systems(model: Sequence | Mapping) -> dict[str, tuple[str, Mapping[str, object], Mapping[str, object]]]:
+    """Model, options and changes of each system, by name."""
+    if not isinstance(model, Mapping):
+        entries = [(entry,) if isinstance(entry, str) else entry for entry in model]
+        words = [[name, *(f"{k}={v}" for part in rest for k, v in part.items())] for name, *rest in entries]
+        model = {", ".join(word): entry for word, entry in zip(words, entries, strict=True)}
+    return {system: (*entry, *({},) * (3 - len(entry))) for system, entry in model.items()}
 
 
-def corpora_in(profile: str, wanted: str) -> list[str]:
+def corpora_in(profile: str, wanted: str, multi_label: bool = False) -> list[str]:
     """Keys of the corpora that a notebook uses.
 
     Args:
         profile: "quick" or "full".
         wanted: "embedded"; "at hand" (quick: embedded ones and what real recordings there are; full: recordings only,
             and those whose records are committed); or keys, "fsdd, ased:emotion".
+        multi_label: those with several labels a clip in place of those with one.
     """
     if wanted == "embedded":
-        return corpora.at_hand(real=False)
+        return corpora.at_hand(real=False, multi_label=multi_label)
     if wanted == "at hand":
         kept = [p.stem.replace("-", ":", 1) for p in sorted((reports() / profile / "corpora").glob("*.json"))]
-        here = corpora.at_hand(embedded=profile == "quick")
-        recorded = [key for key in kept if key not in here and corpora.parse(key)[0].make is None]
+        here = corpora.at_hand(embedded=profile == "quick", multi_label=multi_label)
+        recorded = [key for key in kept if key not in here and _default_recordings(key, multi_label)]
         return here + (recorded if profile == "full" else [])
     keys = []
     for key in wanted.split(","):
@@ -272,47 +284,20 @@ def corpora_in(profile: str, wanted: str) -> list[str]:
     return keys
 
 
+def _default_recordings(key: str, multi_label: bool) -> bool:
+    source, task = corpora.parse(key)
+    default, about = next(iter(source.tasks.items()))
+    return not corpora.is_embedded(key) and task == default and about.multi_label == multi_label
+
+
 def first_line(profile: str, keys: Sequence[str]) -> str:
     """What a notebook says first: the profile, and which recordings it is about."""
-    embedded = [key for key in keys if corpora.parse(key)[0].make]
+    embedded = [key for key in keys if corpora.is_embedded(key)]
     real = [key for key in keys if key not in embedded]
     return (
         f"Profile {profile}. Embedded synthetic corpora: {', '.join(embedded) or 'none'}. "
         f"Real recordings: {', '.join(real) or 'none in this run'}."
     )
-
-
-@contextmanager
-def executor(workers: int | None = None) -> Iterator[None]:
-    """Where runs go: single-threaded processes on this machine, or the Dask scheduler that ``$CAPSLIB_CLUSTER`` names.
-
-    Args:
-        workers: processes; by default ``$CAPSLIB_WORKERS``, or one a core.
-    """
-    address = os.environ.get("CAPSLIB_CLUSTER")
-    if address:
-        try:
-            from dask.distributed import Client
-        except ImportError:
-            raise CapslibError(
-                "CAPSLIB_CLUSTER is set, but Dask is not installed: pip install 'capslib[cluster]'"
-            ) from None
-        try:
-            client = Client(address)
-        except (OSError, ValueError) as error:
-            raise CapslibError(f"CAPSLIB_CLUSTER={address}: no Dask scheduler answers there ({error})") from None
-        with client, joblib.parallel_config(backend="dask"):
-            yield
-        return
-    named = os.environ.get("CAPSLIB_WORKERS") or "0"
-    if not named.isdigit():
-        raise CapslibError(f"CAPSLIB_WORKERS={named!r}: give a number of processes, or unset it for one a core")
-    workers = workers or int(named) or joblib.cpu_count()
-    with warnings.catch_warnings():
-        # A worker that has grown by 300 MB is replaced by a fresh one; nothing is lost, and nobody needs to be told.
-        warnings.filterwarnings("ignore", message="A worker stopped")
-        with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-            yield
 
 
 # Runs in threads of one process (a Dask worker has as many as cores) would share torch's generator of random numbers.
@@ -383,7 +368,7 @@ def run(
     for job in grid.runs:
         record = shelf.get(job.key)
         if record is None and not train:
-            record = shelf.older(json.loads(json.dumps(asdict(job.config))))
+            record = shelf.older(_plain(job.config))
             if record is not None:
                 older.append(record["key"])
         if record is None:

@@ -6,165 +6,117 @@ the same record on the same machine, however many runs go on beside it.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from capslib import corpora, features, models, paths
-from capslib.errors import CapslibError
-from capslib.features import FeatureConfig
+from capslib import corpora, features, models, paths, schedules
+from capslib.errors import CapslibError, choose
 from capslib.layers import MarginLoss
+from capslib.records import code_version, run_key
+from capslib.runs import Part, RunConfig, batches, epoch_batches, load_parts
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {"cross_entropy": nn.CrossEntropyLoss, "margin": MarginLoss}
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run.
-
-    Attributes:
-        corpus: key, "fsdd:digit".
-        split: name of the fold.
-        model: name.
-        options: what differs from the model's defaults.
-        seed: of initialization, order and dropout.
-        features: kind and options.
-        epochs: fixed; the best on validation data is kept.
-        batch_size: clips.
-        learning_rate: Adam's, constant.
-        gradient_clip: largest norm of the gradient.
-        max_train_clips: train on so many clips only (quick looks at large corpora); None for all.
-    """
-
-    corpus: str
-    split: str
-    model: str
-    options: tuple[tuple[str, float], ...] = ()
-    seed: int = 0
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    epochs: int = 30
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    gradient_clip: float = 5.0
-    max_train_clips: int | None = None
-
-    def title(self) -> str:
-        """For progress bars and errors: "caps on fsdd:digit, split theo, seed 0"."""
-        options = "".join(f" {name}={value}" for name, value in self.options)
-        return f"{self.model}{options} on {self.corpus}, split {self.split}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Clips of one part of a split: features (frames, F) and class index of each."""
-
-    clips: Sequence[Tensor]
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Frames of each clip."""
-        return np.array([len(clip) for clip in self.clips])
-
-    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded features (B, T, F), lengths (B,), targets (B,)."""
-        chosen = [self.clips[i] for i in indices]
-        padded = nn.utils.rnn.pad_sequence(chosen, batch_first=True).to(device, non_blocking=True)
-        lengths = torch.tensor([len(clip) for clip in chosen], device=device)
-        return padded, lengths, self.targets[torch.as_tensor(indices)].to(device)
-
-
-def load_parts(corpus: corpora.Corpus, config: RunConfig) -> dict[str, Part]:
-    """Features and targets of train, validation and test."""
-    split = corpus.split(config.split)
-    extracted = features.extract(corpus, config.features)
-    index = {name: i for i, name in enumerate(corpus.classes)}
-    parts = {}
-    for part in ("train", "validation", "test"):
-        ids = list(getattr(split, part))
-        if part == "train" and config.max_train_clips and len(ids) > config.max_train_clips:
-            chosen = np.random.default_rng(0).permutation(len(ids))[: config.max_train_clips]
-            ids = [ids[i] for i in sorted(chosen)]
-        rows = corpus.table.loc[ids]
-        clips = [torch.from_numpy(np.array(extracted[row])) for row in rows["row"]]
-        parts[part] = Part(clips, torch.tensor([index[label] for label in rows["label"]]))
-    return parts
-
-
-def batches(lengths: np.ndarray, batch_size: int, random: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Indices, in batches of clips of like length.
-
-    Args:
-        lengths: frames of each clip.
-        batch_size: clips.
-        random: shuffles first, then sorts within eight batches and shuffles the batches, so that padding is short and
-            the order still random; None for one fixed order by length.
-    """
-    if random is None:
-        order = np.argsort(lengths, kind="stable")
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    order, chunk, out = random.permutation(len(lengths)), 8 * batch_size, []
-    for start in range(0, len(order), chunk):
-        pool = order[start : start + chunk]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        out.extend(pool[i : i + batch_size] for i in range(0, len(pool), batch_size))
-    return [out[i] for i in random.permutation(len(out))]
+# Several labels a clip: false alarms weigh as much as misses (P0 section 5.5), and a class is there from this score on.
+MULTI_LABEL: dict[str, tuple[Callable[[], nn.Module], float]] = {
+    "cross_entropy": (nn.BCEWithLogitsLoss, 0.0),
+    "margin": (lambda: MarginLoss(down_weighting=1.0), 0.5),
+}
 
 
 @torch.inference_mode()
+def of_each(
+    function: Callable[[Tensor, Tensor], Tensor], part: Part, device: torch.device, batch_size: int = 32
+) -> Tensor:
+    """What ``function`` of (features, lengths) gives for every clip, in the order of the part, on the processor."""
+    found, order = [], batches(part.lengths, batch_size)
+    for indices in order:
+        padded, lengths, _ = part.batch(indices, device)
+        found.append(function(padded, lengths).float().cpu())
+    return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(order), kind="stable"))]
+
+
 def predict(model: nn.Module, part: Part, device: torch.device, batch_size: int = 32) -> Tensor:
     """Scores of every clip, in the order of the part: (clips, classes), on the processor."""
     model.eval()
-    scores, order = [], batches(part.lengths, batch_size)
-    for indices in order:
-        padded, lengths, _ = part.batch(indices, device)
-        scores.append(model(padded, lengths).float().cpu())
-    return torch.cat(scores)[torch.from_numpy(np.argsort(np.concatenate(order), kind="stable"))]
+    return of_each(model, part, device, batch_size)
 
 
-def evaluate(scores: Tensor, targets: Tensor, loss: nn.Module) -> dict[str, float]:
-    """Loss, accuracy (WA of P1/P2) and unweighted accuracy (mean recall over the classes that occur)."""
-    predicted, classes = scores.argmax(-1), targets.unique()
-    recalls = [(predicted[targets == k] == k).double().mean() for k in classes]
-    return {
+def decide(scores: Tensor, threshold: float | None = None) -> Tensor:
+    """Class indices (clips,), or with a threshold which of the classes are there, bool (clips, classes)."""
+    return scores.argmax(-1) if threshold is None else scores > threshold
+
+
+def evaluate(scores: Tensor, targets: Tensor, loss: nn.Module, threshold: float | None = None) -> dict[str, float]:
+    """What a part of a split gave.
+
+    Args:
+        scores: (clips, classes).
+        targets: class indices, or multi-hot (clips, classes).
+        loss: of the model.
+        threshold: from which score on a class is there; for several labels a clip.
+    Returns:
+        loss; accuracy (WA of P1/P2); unweighted_accuracy (mean recall over the classes that occur). With several labels a
+        clip, a set of labels counts as one class in both, and weighted_accuracy is the mean over the labels of (recall of
+        their presence + recall of their absence) / 2.
+    """
+    predicted, kinds = _as_classes(decide(scores, threshold)), _as_classes(targets)
+    recalls = [(predicted[kinds == k] == k).double().mean() for k in kinds.unique()]
+    found = {
         "loss": round(loss(scores, targets).item(), 6),
-        "accuracy": round((predicted == targets).double().mean().item(), 6),
+        "accuracy": round((predicted == kinds).double().mean().item(), 6),
         "unweighted_accuracy": round(torch.stack(recalls).mean().item(), 6),
     }
+    if threshold is None:
+        return found
+    here, there = decide(scores, threshold), targets > 0
+    sides = [
+        [(here[there[:, k] == side, k] == side).double().mean() for side in (True, False)]
+        for k in range(there.shape[1])
+    ]
+    return found | {"weighted_accuracy": round(torch.tensor(sides).nanmean(1).mean().item(), 6)}
+
+
+def _as_classes(found: Tensor) -> Tensor:
+    """Class indices as they are; sets of labels (clips, classes) as binary numbers."""
+    return found if found.dim() == 1 else ((found > 0).long() * 2 ** torch.arange(found.shape[1])).sum(-1)
 
 
 def train_epoch(
-    model: nn.Module,
+    model: models.AudioModel,
     part: Part,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
     random: np.random.Generator,
     device: torch.device,
+    epoch: int = 1,
+    schedule: schedules.LossDecay | None = None,
 ) -> float:
     """One pass over the training part; returns the mean loss."""
     model.train()
+    part = part.drawn(random)
     total = torch.zeros((), device=device)
-    for indices in batches(part.lengths, config.batch_size, random):
+    for indices in epoch_batches(part, config, epoch, random):
         padded, lengths, targets = part.batch(indices, device)
-        value = loss(model(padded, lengths), targets)
+        value = model.objective(padded, lengths, targets, loss)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
+        if schedule is not None:
+            schedule.step(value.item(), epoch)
         total += value.detach() * len(indices)
     return total.item() / len(part)
 
@@ -186,6 +138,69 @@ def reproducibly(seed: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
+def restore(config: RunConfig, weights: Path) -> models.AudioModel:
+    """The model of a run with the weights that ``train`` saved, in evaluation mode.
+
+    Raises:
+        CapslibError: if the file cannot be read, or is another model's.
+    """
+    try:
+        stored = load_file(weights)
+        with safe_open(weights, "pt") as file:
+            about = file.metadata() or {}
+        num_classes = len(about["classes"].split(","))
+        options = json.loads(about.get("options", "{}"))
+        model = models.build(config.model, stored["standardize.mean"].shape[0], num_classes, **options)
+        model.load_state_dict(stored)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CapslibError(
+            f"{paths.shown(weights)} does not hold the weights of {config.title()} ({reason}): delete it"
+        ) from None
+    return model.eval()
+
+
+def source_vectors(config: RunConfig, device: torch.device) -> tuple[Tensor, dict]:
+    """What the source model of a run says of every clip of the run's corpus (P0 section 6.2).
+
+    The source is trained first, once a machine; it never sees a clip of the run's corpus.
+
+    Returns:
+        Its embedding of each row, (rows, E); its chosen epoch and results.
+    Raises:
+        CapslibError: if the source has other features or another sample rate, or is from the run's own corpus.
+    """
+    source, corpus = config.source, corpora.load(config.corpus)
+    origin = corpora.load(source.corpus)
+    if origin.name == corpus.name:
+        raise CapslibError(f"{config.title()}: the source is of the same corpus: transfer needs another one")
+    if source.features != config.features:
+        raise CapslibError(
+            f"{config.title()}: the source was made for other features ({source.features}): use the same"
+        )
+    if origin.sample_rate != corpus.sample_rate:
+        raise CapslibError(
+            f"{config.title()}: the source {origin.name} has {origin.sample_rate} Hz and {corpus.name} has "
+            f"{corpus.sample_rate} Hz: choose a source of the same sample rate"
+        )
+    code = code_version("capslib.training", models.home(source.model))
+    key = run_key(json.loads(json.dumps(source.described())), origin.split_fingerprint(source.split), code)
+    weights = paths.cache() / "sources" / f"{key}.safetensors"
+    results = weights.with_suffix(".json")
+    if not (weights.is_file() and results.is_file()):
+        made = train(source, weights, device)
+        kept = {name: made[name] for name in ("config", "chosen_epoch", "train", "validation", "test")}
+        paths.write_text(results, json.dumps(kept))
+    model = restore(source, weights).to(device)
+    extracted = features.extract(corpus, config.features)
+    clips = [torch.from_numpy(np.array(extracted[row])) for row in range(len(extracted.lengths))]
+    usable = [row for row, clip in enumerate(clips) if len(clip)]
+    found = of_each(model.embed, Part([clips[row] for row in usable], torch.zeros(len(usable))), device)
+    vectors = torch.zeros(len(clips), found.shape[1])
+    vectors[usable] = found
+    return vectors, json.loads(results.read_text(encoding="utf-8"))
+
+
 def train(config: RunConfig, weights: Path | None = None, device: str | torch.device | None = None) -> dict:
     """Train, choose and test one system on one fold.
 
@@ -202,23 +217,29 @@ def train(config: RunConfig, weights: Path | None = None, device: str | torch.de
     began = time.perf_counter()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     corpus = corpora.load(config.corpus)
+    vectors, source = source_vectors(config, device) if config.source else (None, None)
     with reproducibly(config.seed):
-        parts = load_parts(corpus, config)
-        model = models.build(
-            config.model, parts["train"].clips[0].shape[1], len(corpus.classes), **dict(config.options)
-        )
-        model.standardize.fit(torch.cat(list(parts["train"].clips)))
+        parts = load_parts(corpus, config, vectors)
+        seen_parts = parts | {"validation": parts["validation"].at_all_levels()}
+        options = models.complete(config.model, dict(config.options), int(parts["train"].lengths.max()))
+        model = models.build(config.model, parts["train"].clips[0].shape[1], len(corpus.classes), **options)
+        model.fit(torch.cat(list(parts["train"].clips)))
         model.to(device)
-        loss = LOSSES[model.loss]()
+        several = corpus.about.multi_label
+        build_loss, threshold = MULTI_LABEL[model.loss] if several else (LOSSES[model.loss], None)
+        loss = build_loss()
         optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
+        decay = schedules.SCHEDULES[choose(config.schedule, schedules.SCHEDULES, "schedule")]
+        schedule = decay(optimizer) if decay else None
         random = np.random.default_rng(config.seed)
-        history, best, chosen = [], None, {}
+        history, best, chosen, chosen_epoch = [], None, _copied(model), 0
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
-            train_loss = train_epoch(model, parts["train"], loss, optimizer, config, random, device)
+            train_loss = train_epoch(model, parts["train"], loss, optimizer, config, random, device, epoch, schedule)
             if not np.isfinite(train_loss):
                 raise CapslibError(f"{config.title()}: the loss is not a number in epoch {epoch}: lower learning_rate")
-            seen = evaluate(predict(model, parts["validation"], device), parts["validation"].targets, loss)
+            validation = seen_parts["validation"]
+            seen = evaluate(predict(model, validation, device), validation.targets, loss, threshold)
             history.append(
                 {"epoch": epoch, "train_loss": round(train_loss, 6)}
                 | {f"validation_{name}": value for name, value in seen.items()}
@@ -226,28 +247,31 @@ def train(config: RunConfig, weights: Path | None = None, device: str | torch.de
             )
             rank = (seen["accuracy"], -seen["loss"])
             if best is None or rank > best:
-                best = rank
-                chosen = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-                chosen_epoch = epoch
+                best, chosen, chosen_epoch = rank, _copied(model), epoch
         model.load_state_dict(chosen)
-        scores = {part: predict(model, parts[part], device) for part in parts}
+        scores = {name: predict(model, part, device) for name, part in seen_parts.items()}
     if weights is not None:
         metadata = {"model": config.model, "corpus": config.corpus, "classes": ",".join(corpus.classes)}
+        metadata["options"] = json.dumps(options)
         paths.write_atomically(weights, lambda temporary: save_file(chosen, temporary, metadata))
-    results = {part: evaluate(scores[part], parts[part].targets, loss) for part in parts}
+    results = {name: evaluate(scores[name], part.targets, loss, threshold) for name, part in seen_parts.items()}
     seconds = [entry.pop("seconds") for entry in history]
     return {
-        "config": asdict(config),
-        "data": {"fingerprint": corpus.split_fingerprint(config.split), "clips": {p: len(parts[p]) for p in parts}},
+        "config": config.described(),
+        "data": {
+            "fingerprint": corpus.split_fingerprint(config.split),
+            "clips": {name: len(part) for name, part in seen_parts.items()},
+        },
         "classes": list(corpus.classes),
         "parameters": models.count_parameters(model),
         "epochs": history,
         "chosen_epoch": chosen_epoch,
         **results,
-        **_details(corpus, config.split, scores["test"].argmax(-1), parts["test"].targets),
+        **({"source": source} if source else {}),
+        **_details(corpus, config.split, decide(scores["test"], threshold), parts["test"].targets),
         "provenance": {
             "seconds": round(time.perf_counter() - began, 2),
-            "seconds_per_epoch": round(float(np.median(seconds)), 3),
+            "seconds_per_epoch": round(float(np.median(seconds or [0.0])), 3),
             "device": device.type,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "torch": torch.__version__,
@@ -257,13 +281,25 @@ def train(config: RunConfig, weights: Path | None = None, device: str | torch.de
     }
 
 
-def _details(corpus: corpora.Corpus, split: str, predicted: Tensor, targets: Tensor) -> dict:
-    """Confusion matrix (rows: true), right and all test clips of every unit of the interval, and the predictions."""
-    labels = range(len(corpus.classes))
-    units = corpus.table.loc[list(corpus.split(split).test), "unit"]
-    right = (predicted == targets).numpy()
-    return {
-        "confusion": confusion_matrix(targets, predicted, labels=list(labels)).tolist(),
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _details(corpus: corpora.Corpus, split: str, decided: Tensor, wanted: Tensor) -> dict:
+    """Confusion matrix (rows: true), right and all test clips of every unit of the interval, and the predictions.
+
+    With several labels a clip, the rows and columns of the matrix are the sets of labels that occur or are predicted.
+    """
+    table = corpus.table.loc[list(corpus.split(split).test)]
+    predicted, kinds, sets = _as_classes(decided), _as_classes(wanted), {}
+    labels = list(range(len(corpus.classes)))
+    if wanted.dim() == 2:
+        labels = sorted({*predicted.tolist(), *kinds.tolist()})
+        names = ["+".join(n for k, n in enumerate(corpus.classes) if code >> k & 1) for code in labels]
+        sets = {"label_sets": names}
+    right, units = (predicted == kinds).numpy(), table["unit"]
+    return sets | {
+        "confusion": confusion_matrix(kinds, predicted, labels=labels).tolist(),
         "units": {
             str(unit): [int(right[units.to_numpy() == unit].sum()), int((units == unit).sum())]
             for unit in sorted(units.unique())

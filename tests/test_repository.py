@@ -35,12 +35,17 @@ def test_no_room_is_too_large():
 
 ROOMS = [
     "corpora",
+    "perturbation",
     "features",
     "layers",
     "models",
-    "training",
+    "runs",
+    "schedules",
     "records",
+    "training",
+    "executors",
     "study",
+    "carry",
     "insight",
     "statistics",
     "tables",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class CapsuleLayer(nn.Module):
         prior: start the routing logits from a learned value of each output capsule (default no).
         routing: another rule with the signature of ``DynamicRouting``.
     Raises:
-        ValueError: if a size is below one.
+        ValueError: if a size is below one, or ``bias`` is asked of a rule that has none.
 
     Example:
         >>> layer = CapsuleLayer(in_features=256, out_capsules=10, out_features=16)
@@ -59,6 +61,8 @@ class CapsuleLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_capsules, out_features)) if bias else None
         self.prior = nn.Parameter(torch.zeros(out_capsules)) if prior else None
         self.routing = routing if routing is not None else DynamicRouting(num_iterations)
+        if bias and "bias" not in signature(self.routing.forward).parameters:
+            raise ValueError(f"bias=True: {type(self.routing).__name__} adds no bias to votes; leave it out")
         self.init_gain = init_gain
         self.reset_parameters()
 

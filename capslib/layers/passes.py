@@ -247,6 +247,11 @@ class Routing(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, dv: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(dv.device.type, enabled=False):  # the caller of backward may be inside of one
+            return Routing._gradients(ctx, dv)
+
+    @staticmethod
+    def _gradients(ctx: torch.autograd.function.FunctionCtx, dv: Tensor) -> tuple[Tensor | None, ...]:
         tensors, sums, kept = ctx.saved_tensors[:5], ctx.saved_tensors[5], ctx.saved_tensors[6:]
         outputs, dweight = [], None
         parts = _chunks(ctx.formulation, tensors)

@@ -62,7 +62,7 @@ def route(
         return_coupling: also return the coupling of the last pass.
         formulation: instead of the fastest (``choose``), for comparisons.
     Returns:
-        Output capsules, (B, J, D); with ``return_coupling`` also the coupling, (B, I, J), without a gradient, zero at
+        Output capsules, (B, J, D), float32 or wider; once differentiable, not under ``torch.func``; with ``return_coupling`` also the coupling, (B, I, J), without a gradient, zero at
         masked inputs and summing to one over J elsewhere.
     Raises:
         ValueError: if shapes do not fit, ``num_iterations`` is below 1 or the formulation is not for such a weight.
@@ -138,6 +138,8 @@ def _check(
     B, I, J, D = *u.shape[:2], weight.shape[-3], weight.shape[-1]
     if mask is not None and mask.shape != (B, I):
         raise ValueError(f"mask {tuple(mask.shape)} does not fit u {tuple(u.shape)}: expected {(B, I)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype}: expected torch.bool, True at valid inputs")
     if bias is not None and bias.shape not in ((J, D), (B, J, D)):
         raise ValueError(f"bias {tuple(bias.shape)} does not fit: expected {(J, D)} or {(B, J, D)}")
     if prior is not None and not _expands(prior.shape, (B, I, J)):

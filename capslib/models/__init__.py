@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from capslib.errors import CapslibError, choose
 from capslib.layers import Standardize
 
-__all__ = ["AudioModel", "Entry", "build", "count_parameters", "entries"]
+__all__ = ["AudioModel", "Entry", "build", "complete", "count_parameters", "entries"]
 
 
 class AudioModel(nn.Module):
@@ -38,6 +38,18 @@ class AudioModel(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, in_features), (B,) -> (B, classes)."""
         raise NotImplementedError
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """What a clip looks like just before the decision, for other models and for plots: (B, T, F), (B,) -> (B, E)."""
+        raise CapslibError(f"{type(self).__name__} gives no embedding: choose lstm, att, cnn or a capsule network")
+
+    def objective(self, features: Tensor, lengths: Tensor, targets: Tensor, loss: nn.Module) -> Tensor:
+        """What training makes small, a scalar: ``loss`` of the scores, unless a model adds to it."""
+        return loss(self(features, lengths), targets)
+
+    def fit(self, frames: Tensor) -> None:
+        """Take whatever is to be known of the training part's frames, (frames, in_features)."""
+        self.standardize.fit(frames)
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,13 @@ def build(name: str, in_features: int, num_classes: int, **options: object) -> A
     for option in options:
         choose(option, [field.name for field in fields(entry.config)], f"option of model {name!r}")
     return entry.model(in_features, num_classes, entry.config(**options))
+
+
+def complete(name: str, options: Mapping[str, object], longest: int) -> dict[str, object]:
+    """Options with ``num_frames`` set to ``longest``, the longest training clip, where a model asks for it and none is given."""
+    config = entries()[choose(name, entries(), "model")].config
+    open_ = [field.name for field in fields(config) if field.name == "num_frames" and field.default is None]
+    return {**{option: longest for option in open_}, **options}
 
 
 def home(name: str) -> str:

@@ -49,8 +49,8 @@ class CNN(AudioModel):
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(sizes[-1], num_classes)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes); after every layer the padding is zero again, as at a clip's own end."""
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, channels); after every layer the padding is zero again, as at a clip's own end."""
         mask = lengths_to_mask(lengths, features.shape[1])
         x = self.input_norm(self.standardize(features), mask)
         for convolution, norm, pool in zip(self.convolutions, self.norms, self.pools, strict=True):
@@ -60,7 +60,11 @@ class CNN(AudioModel):
                 x = nn.functional.max_pool1d(x.transpose(1, 2), pool, ceil_mode=True).transpose(1, 2)
                 lengths = torch.div(lengths + pool - 1, pool, rounding_mode="floor")
                 mask = lengths_to_mask(lengths, x.shape[1])
-        return self.classify(self.dropout(masked_mean(x, mask)))
+        return masked_mean(x, mask)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, classes)."""
+        return self.classify(self.dropout(self.embed(features, lengths)))
 
 
 class RecurrentTrunk(nn.Module):
@@ -89,12 +93,16 @@ class LSTM(AudioModel):
         self.trunk = RecurrentTrunk(in_features, config)
         self.classify = nn.Linear(self.trunk.out_features, num_classes)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> those two states side by side, (B, 2 * hidden_features)."""
         steps, _ = self.trunk(self.standardize(features), lengths)
         half = steps.shape[-1] // 2
         last = steps[torch.arange(len(steps), device=steps.device), (lengths - 1).clamp_min(0), :half]
-        return self.classify(torch.cat([last, steps[:, 0, half:]], dim=-1))
+        return torch.cat([last, steps[:, 0, half:]], dim=-1)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, classes)."""
+        return self.classify(self.embed(features, lengths))
 
 
 class ATT(AudioModel):
@@ -106,10 +114,14 @@ class ATT(AudioModel):
         self.pool = AttentionPooling(self.trunk.out_features)
         self.classify = nn.Linear(self.trunk.out_features, num_classes)
 
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> the attended mean of the steps, (B, 2 * hidden_features)."""
+        pooled, _ = self.pool(*self.trunk(self.standardize(features), lengths))
+        return pooled
+
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, classes)."""
-        pooled, _ = self.pool(*self.trunk(self.standardize(features), lengths))
-        return self.classify(pooled)
+        return self.classify(self.embed(features, lengths))
 
 
 MODELS = {

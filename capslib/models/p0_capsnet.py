@@ -35,6 +35,10 @@ class CapsNet(AudioModel):
         """(B, T, F), (B,) -> class capsules (B, classes, capsule_features)."""
         return self.capsules(*self.trunk(self.standardize(features), lengths))
 
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> class capsules side by side, (B, classes * capsule_features)."""
+        return self.capsule_vectors(features, lengths).flatten(1)
+
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> lengths of the class capsules (B, classes)."""
         return self.capsule_vectors(features, lengths).norm(dim=-1)

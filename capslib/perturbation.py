@@ -1,0 +1,61 @@
+"""Waveforms changed by one number: louder, shifted by a constant, or faster (P0 section 6.1).
+
+P0 varies "the amplitude by adding and reducing constant signals": a constant added to every sample is one reading, a constant
+factor the other; both are here. It lists no speed factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import soxr
+
+from capslib.errors import CapslibError, choose
+
+_SILENT = 1 / 32768  # one step of 16 bits
+
+
+def _gain(waveform: np.ndarray, decibels: float, sample_rate: int) -> np.ndarray:
+    return waveform * np.float32(10 ** (decibels / 20))
+
+
+def _offset(waveform: np.ndarray, constant: float, sample_rate: int) -> np.ndarray:
+    return waveform + np.float32(constant)
+
+
+def _speed(waveform: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:
+    if factor <= 0:
+        raise CapslibError(f"speed {factor:g}: a factor must be above 0; P0's examples lie around 1")
+    return soxr.resample(waveform, sample_rate * factor, sample_rate, quality="HQ") if factor != 1 else waveform
+
+
+# Kind to its function and the level that changes nothing.
+KINDS: dict[str, tuple[Callable[[np.ndarray, float, int], np.ndarray], float]] = {
+    "gain": (_gain, 0.0),
+    "offset": (_offset, 0.0),
+    "speed": (_speed, 1.0),
+}
+
+
+def perturb(waveform: np.ndarray, kind: str, level: float, sample_rate: int) -> np.ndarray:
+    """A clip at one level of a perturbation; nothing is clipped.
+
+    Args:
+        waveform: float32 in [-1, 1), (samples,).
+        kind: "gain" (level in decibels), "offset" (a constant, 1 being full scale) or "speed" (a factor; pitch changes with
+            it, as with a tape).
+        level: how much; 0, 0 and 1 change nothing.
+        sample_rate: in hertz.
+    Returns:
+        float32, (samples,), or (samples / level,) for speed.
+    Raises:
+        CapslibError: for an unknown kind, a speed that is not above 0, or if what is left is silence.
+    """
+    change, _ = KINDS[choose(kind, KINDS, "perturbation")]
+    changed = np.asarray(change(waveform, level, sample_rate), dtype=np.float32)
+    if len(waveform) and not (np.isfinite(changed).all() and np.abs(changed).max(initial=0.0) >= _SILENT):
+        raise CapslibError(
+            f"{kind} {level:g} leaves silence or no number of a clip: choose a level nearer to no change"
+        )
+    return changed
