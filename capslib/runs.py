@@ -82,13 +82,14 @@ class Part:
     Attributes:
         clips: features of each, (frames, F).
         targets: class index of each, (clips,), or which classes are there, (clips, classes).
-        variants: the same clips at each level of a perturbation.
+        variants: the same clips at each of ``levels`` of a perturbation.
         parents: frames of the clip that each segment was cut from, (clips,); None where clips are whole.
     """
 
     clips: Sequence[Tensor]
     targets: Tensor
     variants: tuple[Sequence[Tensor], ...] = ()
+    levels: tuple[float, ...] = ()
     parents: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -151,6 +152,8 @@ def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None
         corpus: of ``config``.
         config: of the run.
         vectors: appended to every frame of the clip in the corpus' row, (rows, E).
+    Raises:
+        CapslibError: for an unknown split, or a clip whose features are not all numbers.
     """
     split = corpus.split(config.split)
     extracted = features.extract(corpus, config.features)
@@ -174,7 +177,13 @@ def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None
             clips(extracted, rows["row"]),
             targets(list(rows["label"]), corpus.classes, corpus.about.multi_label),
             tuple(clips(variant, rows["row"]) for variant in varied),
+            tuple(levels),
         )
+        broken = [item for item, clip in zip(ids, found.clips, strict=True) if not clip.isfinite().all()]
+        if broken:
+            raise CapslibError(
+                f"the features of clip {broken[0]} of {corpus.name} are not all numbers: check the recording"
+            )
         cut = part == "train" and config.segment_frames
         parts[part] = found.segmented(config.segment_frames) if cut else found
     return parts

@@ -50,6 +50,8 @@ PROFILES: Mapping[str, Mapping[str, Budget]] = {
         "synth_digits": Budget(epochs=12, batch_size=16),
         "synth_gender": Budget(epochs=6, batch_size=16),
         "synth_emotion": Budget(epochs=12, batch_size=16),
+        "multi_gender_synth": Budget(epochs=8, batch_size=16),
+        "multi_noise_synth": Budget(epochs=8, batch_size=16),
         "": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),
     },
     "full": {
@@ -59,6 +61,10 @@ PROFILES: Mapping[str, Mapping[str, Budget]] = {
         "ravdess": Budget(epochs=15, batch_size=16),
         "urbansound8k": Budget(epochs=12, batch_size=16),
         "ased": Budget(epochs=8, batch_size=16),
+        "multi_gender_ased": Budget(epochs=8, batch_size=16),
+        "multi_gender_ravdess": Budget(epochs=8, batch_size=16),
+        "multi_noise_ased": Budget(epochs=8, batch_size=16),
+        "multi_noise_ravdess": Budget(epochs=8, batch_size=16),
         "": Budget(epochs=20, batch_size=16),
     },
 }

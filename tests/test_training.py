@@ -19,10 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import SAMPLE_RATE, write_folder
 
-from capslib import corpora, features, models, records, training
+from capslib import corpora, features, models, records, runs, training
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
-from capslib.training import LOSSES, Part, RunConfig, batches, evaluate, load_parts, predict, train
+from capslib.runs import Part, RunConfig, batches, load_parts
+from capslib.training import LOSSES, evaluate, predict, train
 
 CONFIG = RunConfig("folder:tones", "fold1", "caps", epochs=3, batch_size=8, learning_rate=3e-3)
 
@@ -54,8 +55,8 @@ def same_tensors(file: Path, other: Path) -> bool:
 def change_part(monkeypatch, part: str, change) -> None:
     """Let every run see another ``part`` than is there; the others stay."""
 
-    def changed(corpus, config):
-        parts = load_parts(corpus, config)
+    def changed(*given):
+        parts = load_parts(*given)
         return parts | {part: change(parts[part])}
 
     monkeypatch.setattr(training, "load_parts", changed)
@@ -163,7 +164,7 @@ def test_validation_data_do_decide(monkeypatch, tmp_path):
     """Were every epoch worse than the one before, a long run would end with what a run of one epoch ends with."""
     seen = []
 
-    def worse_every_epoch(scores, targets, loss):
+    def worse_every_epoch(scores, targets, loss, threshold=None):
         result = evaluate(scores, targets, loss)
         if len(seen) == CONFIG.epochs:  # validation comes first, once an epoch
             return result
@@ -189,11 +190,11 @@ def test_learns_what_can_be_learnt(model):
 def test_learns_nothing_where_nothing_is(monkeypatch):
     """Labels dealt at random give chance on test clips; anything better would be a leak."""
 
-    def shuffled(corpus, config):
+    def shuffled(*given):
         random = np.random.default_rng(3)
         return {
             name: Part(part.clips * 8, torch.as_tensor(random.integers(0, 3, 8 * len(part))))
-            for name, part in load_parts(corpus, config).items()
+            for name, part in load_parts(*given).items()
         }
 
     monkeypatch.setattr(training, "load_parts", shuffled)
@@ -264,7 +265,7 @@ def test_a_record_holds_what_a_table_cell_must_trace_to(made):
     """STUDY.md section 5: configuration, seed, fold, data fingerprint, machine kind, seconds, metrics an epoch."""
     record, _ = made
     corpus = corpora.load(CONFIG.corpus)
-    assert record["config"] == dataclasses.asdict(CONFIG)
+    assert record["config"] == CONFIG.described()
     assert record["config"]["seed"] == 0 and record["config"]["split"] == "fold1"
     assert record["data"]["fingerprint"] == corpus.split_fingerprint("fold1")
     split = corpus.split("fold1")
@@ -315,7 +316,7 @@ def test_weights_reproduce_the_test_predictions(made):
     corpus = corpora.load(CONFIG.corpus)
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
-    assert metadata == {"model": "caps", "corpus": "folder:tones", "classes": "high,low,mid"}
+    assert metadata == {"model": "caps", "corpus": "folder:tones", "classes": "high,low,mid", "options": "{}"}
     model = models.build(metadata["model"], 60, 3)
     model.load_state_dict(load_file(file))
     test = load_parts(corpus, CONFIG)["test"]

@@ -1,75 +1,15 @@
-"""What a trained capsule network does with a clip: looked at once, kept as a small file beside the records.
-
-A look needs weights, which are not in git: without them the run is trained again, which gives the same ones on the same kind
-of machine.
-"""
+"""How the steps of a clip are coupled to the class capsules, pass by pass, and where in time."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from capslib import corpora, models, paths, study, training
+from capslib import models
 from capslib.errors import CapslibError
 from capslib.layers import route
 from capslib.models.p0_capsnet import CapsNet
-from capslib.records import source_version
-from capslib.runs import Part, load_parts
-from capslib.study import Run, Runs
-
-
-def load(run: Run, profile: str) -> models.AudioModel:
-    """The chosen model of a run, in evaluation mode; trained again where its weights are not on this machine."""
-    weights = study.reports() / profile / "weights" / f"{run.key}.safetensors"
-    if not weights.is_file():
-        training.train(run.config, weights)
-    return training.restore(run.config, weights)
-
-
-def looks(
-    runs: Runs,
-    look: Callable[[models.AudioModel, Part], dict],
-    records: str = "accepted",
-    train: bool = True,
-    **wanted: object,
-) -> list[dict]:
-    """``look`` at the test clips of every run of these values that has a record, from its file where there is one.
-
-    Args:
-        runs: with their grid.
-        look: from a model and a part to numbers that JSON can hold; its name is that of the file.
-        records: see ``study.store``.
-        train: False to read files only.
-        wanted: as for ``Runs.of``.
-    Returns:
-        One a run: corpus, split, seed, system and what the look returned.
-    """
-    shown, code = {record["key"] for record in runs.of(**wanted)}, source_version(look)
-    found = []
-    for run in runs.grid.runs:
-        if run.key not in shown:
-            continue
-        name = f"insight/{look.__name__}-{run.key}.json"
-        files = [folder / name for folder in _folders(runs.grid.profile, records)]
-        kept = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-        made = next((one for one in kept if one.get("code") == code), None)
-        if made is None:
-            if not train or corpora.find(run.config.corpus) is None:
-                continue
-            part = load_parts(corpora.load(run.config.corpus), run.config)["test"]
-            made = {"code": code} | look(load(run, runs.grid.profile), part)
-            paths.write_text(study.reports() / runs.grid.profile / name, json.dumps(made) + "\n")
-        head = {"corpus": run.config.corpus, "split": run.config.split, "seed": run.config.seed, "system": run.system}
-        found.append(head | made)
-    return found
-
-
-def _folders(profile: str, records: str) -> list[Path]:
-    return [folder.parent for folder in study.store(profile, records).folders]
+from capslib.runs import Part
 
 
 @torch.inference_mode()
@@ -121,8 +61,3 @@ def _by_time(values: Tensor, bins: int) -> Tensor:
 
 def _rounded(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
-
-
-def mean(found: list[Mapping], key: str) -> list[float]:
-    """Mean of a list over looks."""
-    return torch.tensor([look[key] for look in found], dtype=torch.float64).mean(0).tolist()
