@@ -9,6 +9,8 @@ from capslib.layers.recurrent import BiLSTM, MaskedBatchNorm, Standardize, rever
 from capslib.layers.routing import DynamicRouting, route, squash
 from capslib.layers.rules import ROUTINGS
 from capslib.layers.self_attention import SelfAttentionRouting
+from capslib.layers.sequential import PrimaryCapsules, RecurrentCapsules, SequentialCapsules, emotion_vector, slide
+from capslib.layers.top_down import TopDownAttention
 
 __all__ = [
     "ROUTINGS",
@@ -20,10 +22,16 @@ __all__ = [
     "InvertedAttentionRouting",
     "MarginLoss",
     "MaskedBatchNorm",
+    "PrimaryCapsules",
+    "RecurrentCapsules",
     "SelfAttentionRouting",
+    "SequentialCapsules",
     "Standardize",
+    "TopDownAttention",
+    "emotion_vector",
     "masked_mean",
     "reverse",
     "route",
+    "slide",
     "squash",
 ]

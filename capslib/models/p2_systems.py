@@ -1,0 +1,396 @@
+"""P1's and P2's systems for speech emotion, with P2's parameter counts to the last digit (its table II).
+
+Where those counts and the text disagree the counts decide, as the options say. Every system is trained with cross-entropy but CNN_Cap,
+which has no layer behind its class capsules: its scores are their lengths, and its loss is capsules' usual margin loss.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from capslib.errors import CapslibError
+from capslib.features import lengths_to_mask
+from capslib.layers import CapsuleLayer, PrimaryCapsules, emotion_vector, squash
+from capslib.models import Entry
+from capslib.models.p2_trunks import (
+    AttentionBranch,
+    AttentionConfig,
+    BiRecurrent,
+    CapsuleBranch,
+    CapsuleConfig,
+    ConvolutionalTrunk,
+    GRUBranch,
+    GRUConfig,
+    RecurrentCapsuleBranch,
+    System,
+    TrunkConfig,
+    frames_of,
+    glorot,
+    pooled,
+    shrunk,
+)
+
+
+class TrunkSystem(System):
+    """The CNN component and one branch."""
+
+    branch: type[nn.Module]
+
+    def __init__(self, in_features: int, num_classes: int, config: TrunkConfig) -> None:
+        super().__init__(in_features)
+        self.trunk = ConvolutionalTrunk(in_features, config.pools)
+        self.head = self.branch(self.trunk, num_classes, config)
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> (B, dense_features)."""
+        return self.head.embed(*self.trunk(self.prepared(features, lengths), lengths))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> logits (B, classes)."""
+        return self.head(*self.trunk(self.prepared(features, lengths), lengths))
+
+
+class CNNGRU(TrunkSystem):
+    """CNN_GRU (P2 section V-B)."""
+
+    branch = GRUBranch
+
+
+class CNNGRUAtt(TrunkSystem):
+    """CNN_GRU_Att (P2 section V-B)."""
+
+    branch = AttentionBranch
+
+
+class CNNSeqCap(TrunkSystem):
+    """CNN_SeqCap (P2 section V-C)."""
+
+    branch = CapsuleBranch
+
+
+class CNNRecCap(TrunkSystem):
+    """CNN_RecCap (P2 section V-C)."""
+
+    branch = RecurrentCapsuleBranch
+
+
+@dataclass(frozen=True)
+class HybridConfig(CapsuleConfig):
+    """``hidden_features``: of the GRU; ``weight``: of the capsule branch's probabilities, P2's lambda."""
+
+    hidden_features: int = 64
+    weight: float = 0.6
+
+
+@dataclass(frozen=True)
+class CombinedConfig(HybridConfig):
+    """The plain mean of both systems' probabilities."""
+
+    weight: float = 0.5
+
+
+class CNNGRUSeqCap(System):
+    """CNN_GRU-SeqCap: a capsule branch and a GRU branch on one CNN component (P2 section V-C).
+
+    Training adds up both losses. Scores are the logarithms of the probabilities, mixed by ``weight``.
+    """
+
+    branch = CapsuleBranch
+
+    def __init__(self, in_features: int, num_classes: int, config: HybridConfig) -> None:
+        super().__init__(in_features)
+        if not 0 < config.weight < 1:
+            raise CapslibError(f"weight={config.weight}: give the capsule branch's share, between 0 and 1")
+        self.weight = config.weight
+        self.trunk = ConvolutionalTrunk(in_features, config.pools)
+        self.capsule_head = self.branch(self.trunk, num_classes, config)
+        self.gru_head = GRUBranch(self.trunk, num_classes, config)
+
+    def maps(self, features: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What the capsule branch and the GRU branch read: (B, T, bins), (B,) -> twice a map and steps."""
+        maps = self.trunk(self.prepared(features, lengths), lengths)
+        return maps, maps
+
+    def branches(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the capsule branch and of the GRU branch: (B, T, bins), (B,) -> (B, classes) twice."""
+        ours, others = self.maps(features, lengths)
+        return self.capsule_head(*ours), self.gru_head(*others)
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> (B, 2 * dense_features), capsule branch first."""
+        ours, others = self.maps(features, lengths)
+        return torch.cat([self.capsule_head.embed(*ours), self.gru_head.embed(*others)], dim=-1)
+
+    def objective(self, features: Tensor, lengths: Tensor, targets: Tensor, loss: nn.Module) -> Tensor:
+        """The sum of both branches' losses, unweighted."""
+        capsules, gru = self.branches(features, lengths)
+        return loss(capsules, targets) + loss(gru, targets)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> log probabilities (B, classes)."""
+        capsules, gru = (logits.float().log_softmax(-1) for logits in self.branches(features, lengths))
+        return torch.logaddexp(capsules + math.log(self.weight), gru + math.log1p(-self.weight))
+
+
+class CNNGRURecCap(CNNGRUSeqCap):
+    """CNN_GRU-RecCap."""
+
+    branch = RecurrentCapsuleBranch
+
+
+class CNNGRUPlusSeqCap(CNNGRUSeqCap):
+    """CNN_GRU + CNN_SeqCap: two systems with nothing in common, each trained by its own loss, probabilities averaged.
+
+    The gradient of a sum leaves each system its own, so training both at once differs from training each alone only
+    where a rule looks at both: the learning rate, if it follows the loss, and the choice of the epoch.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, config: CombinedConfig) -> None:
+        super().__init__(in_features, num_classes, config)
+        self.gru_trunk = ConvolutionalTrunk(in_features, config.pools)
+
+    def maps(self, features: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Each branch's own: (B, T, bins), (B,) -> twice a map and steps."""
+        x = self.prepared(features, lengths)
+        return self.trunk(x, lengths), self.gru_trunk(x, lengths)
+
+
+class CNNGRUPlusRecCap(CNNGRUPlusSeqCap):
+    """CNN_GRU + CNN_RecCap."""
+
+    branch = RecurrentCapsuleBranch
+
+
+@dataclass(frozen=True)
+class CNNCapConfig:
+    """``num_frames``: positions that have matrices; longer clips are cut there. ``init_gain``: on Glorot's range, because a
+    sum over so many votes would start saturated; the others as in ``CapsuleConfig``."""
+
+    pools: tuple[tuple[int, int], ...] = TrunkConfig.pools
+    num_frames: int = 1000
+    num_convolutions: int = 8
+    primary_features: int = 8
+    capsule_features: int = 16
+    squashed: bool = True
+    num_iterations: int = 3
+    init_gain: float = 0.1
+
+
+@dataclass(frozen=True)
+class LSTMCapConfig:
+    """``num_frames``: positions that have matrices; longer clips are cut there. ``filters``: of each of the convolutions."""
+
+    hidden_features: int = 128
+    num_convolutions: int = 4
+    filters: int = 32
+    kernel_size: int = 5
+    num_frames: int = 1000
+    capsule_features: int = 32
+    squashed: bool = True
+    num_iterations: int = 3
+    dense_features: int = 64
+    dropout: float = 0.5
+    init_gain: float = 1.0
+
+
+def first_frames(features: Tensor, lengths: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """Clips cut to at most ``num_frames``: (B, T, bins), (B,) -> the same, no longer than that."""
+    return features[:, :num_frames], lengths.clamp_max(num_frames)
+
+
+def route_positions(layer: CapsuleLayer, u: Tensor, mask: Tensor) -> Tensor:
+    """Route the capsules of a clip's steps, each position with its own matrices; a clip may have fewer than the layer.
+
+    Args:
+        layer: with matrices for all positions.
+        u: (B, T, I, F).
+        mask: steps of each clip, (B, T).
+    Returns:
+        (B, J, D).
+    """
+    mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)
+    u = u.flatten(1, 2)
+    return layer.routing(u, layer.matrices[: u.shape[1]], mask=mask, bias=layer.bias)
+
+
+class CNNCap(System):
+    """CNN_Cap: capsules without windows, every position of the map with its own matrices (P2 section V-D).
+
+    Its 131,110,832 parameters are for clips of up to 1,000 frames (P2's text says 200). A shorter clip uses the first
+    matrices; of a longer one the first ``num_frames`` frames are heard. Trained on shorter segments, the matrices behind them stay
+    as they started, and whole clips are then heard through them: P2's own argument against this system.
+    """
+
+    loss = "margin"
+
+    def __init__(self, in_features: int, num_classes: int, config: CNNCapConfig) -> None:
+        super().__init__(in_features)
+        self.num_frames = config.num_frames
+        self.trunk = ConvolutionalTrunk(in_features, config.pools)
+        self.primary = PrimaryCapsules(
+            self.trunk.channels, config.num_convolutions, config.primary_features, squashed=config.squashed
+        )
+        self.capsules = CapsuleLayer(
+            config.primary_features,
+            num_classes,
+            config.capsule_features,
+            in_capsules=shrunk(config.num_frames, self.trunk.frames_a_step) * self.trunk.bins * config.num_convolutions,
+            num_iterations=config.num_iterations,
+            init_gain=config.init_gain,
+            bias=True,
+        )
+
+    def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
+        features, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
+        maps, steps = self.trunk(features, lengths)
+        return route_positions(self.capsules, self.primary(maps), lengths_to_mask(steps, maps.shape[2]))
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> class capsules side by side, (B, classes * capsule_features)."""
+        return self.capsule_vectors(features, lengths).flatten(1)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> lengths of the class capsules (B, classes)."""
+        return self.capsule_vectors(features, lengths).norm(dim=-1)
+
+
+class LSTMCap(System):
+    """LSTM_Cap: two bidirectional LSTMs, one capsule a frame from four convolutions over time, class capsules (P2 section V-B).
+
+    Every frame has its own matrices, up to 1,000: for shorter and longer clips see ``CNNCap``. Its dense layers are those of
+    CNN_SeqCap; P2's count has them, its text does not.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, config: LSTMCapConfig) -> None:
+        super().__init__(in_features)
+        self.num_frames, self.squashed = config.num_frames, config.squashed
+        self.first = BiRecurrent("lstm", in_features, config.hidden_features)
+        self.second = BiRecurrent("lstm", self.first.out_features, config.hidden_features)
+        size = config.num_convolutions * config.filters
+        self.convolutions = nn.Conv1d(
+            self.second.out_features, size, config.kernel_size, padding=config.kernel_size // 2
+        )
+        self.dense = nn.Linear(num_classes * (config.capsule_features + 1), config.dense_features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(config.dense_features, num_classes)
+        glorot(self)
+        for one in self.convolutions.weight.chunk(config.num_convolutions):
+            nn.init.xavier_uniform_(one)
+        self.capsules = CapsuleLayer(
+            size,
+            num_classes,
+            config.capsule_features,
+            in_capsules=config.num_frames,
+            num_iterations=config.num_iterations,
+            init_gain=config.init_gain,
+            bias=True,
+        )
+
+    def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
+        x, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
+        mask = lengths_to_mask(lengths, x.shape[1])
+        x = self.second(self.first(x, lengths)[0], lengths)[0] * mask.unsqueeze(-1)
+        u = self.convolutions(x.transpose(1, 2)).transpose(1, 2)
+        return route_positions(self.capsules, (squash(u) if self.squashed else u).unsqueeze(2), mask)
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> (B, dense_features)."""
+        return self.dense(emotion_vector(self.capsule_vectors(features, lengths))).relu()
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> logits (B, classes)."""
+        return self.classify(self.dropout(self.embed(features, lengths)))
+
+
+@dataclass(frozen=True)
+class Ref15Config:
+    """Five convolutions, each with ReLU and pooling by 2 x 2: P2 names their number alone. The sizes are ours."""
+
+    channels: tuple[int, ...] = (8, 16, 32, 48, 64)
+    kernel_size: int = 3
+    dense_features: int = 64
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class Ref15RecurrentConfig(Ref15Config):
+    """``hidden_features``: of each direction of the LSTM behind the convolutions."""
+
+    hidden_features: int = 64
+
+
+class Ref15CNN(System):
+    """The CNN of P2's reference 15 (Satt et al. 2017), of which P1 and P2 say: spectrograms in, five convolutional layers.
+
+    All else is what the field does: pooling after each layer, the mean over the steps, and P2's dense layers.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, config: Ref15Config) -> None:
+        super().__init__(in_features)
+        sizes = (1, *config.channels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, config.kernel_size, padding=config.kernel_size // 2) for i, o in itertools.pairwise(sizes)
+        )
+        self.step_features = sizes[-1] * math.ceil(in_features / 2 ** len(config.channels))
+        self.dense = nn.Linear(self.summary_features(config), config.dense_features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(config.dense_features, num_classes)
+        glorot(self)
+
+    def summary_features(self, config: Ref15Config) -> int:
+        """Size of a clip's ``summary``."""
+        return self.step_features
+
+    def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), zero past a length, (B,) -> mean over the steps, (B, C * Q)."""
+        return frames_of(maps).sum(1) / lengths.clamp_min(1).unsqueeze(-1)
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> (B, dense_features)."""
+        x = self.prepared(features, lengths).unsqueeze(1)
+        for convolution in self.convolutions:
+            x, lengths = pooled(convolution(x), lengths, (2, 2))
+        return self.dense(self.summary(x, lengths)).relu()
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, bins), (B,) -> logits (B, classes)."""
+        return self.classify(self.dropout(self.embed(features, lengths)))
+
+
+class Ref15CNNLSTM(Ref15CNN):
+    """The CNN_LSTM of P2's reference 15: the same convolutions, then a bidirectional LSTM and its final states."""
+
+    def __init__(self, in_features: int, num_classes: int, config: Ref15RecurrentConfig) -> None:
+        super().__init__(in_features, num_classes, config)
+        self.recurrent = BiRecurrent("lstm", self.step_features, config.hidden_features)
+
+    def summary_features(self, config: Ref15RecurrentConfig) -> int:
+        """Size of a clip's ``summary``."""
+        return 2 * config.hidden_features
+
+    def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> (B, 2 * hidden_features)."""
+        return self.recurrent(frames_of(maps), lengths)[1]
+
+
+MODELS = {
+    "cnn_gru": Entry(CNNGRU, GRUConfig),
+    "cnn_gru_att": Entry(CNNGRUAtt, AttentionConfig),
+    "lstm_cap": Entry(LSTMCap, LSTMCapConfig),
+    "cnn_cap": Entry(CNNCap, CNNCapConfig),
+    "cnn_seqcap": Entry(CNNSeqCap, CapsuleConfig),
+    "cnn_reccap": Entry(CNNRecCap, CapsuleConfig),
+    "cnn_gru_seqcap": Entry(CNNGRUSeqCap, HybridConfig),
+    "cnn_gru_reccap": Entry(CNNGRURecCap, HybridConfig),
+    "cnn_gru+cnn_seqcap": Entry(CNNGRUPlusSeqCap, CombinedConfig),
+    "cnn_gru+cnn_reccap": Entry(CNNGRUPlusRecCap, CombinedConfig),
+    "ref15_cnn": Entry(Ref15CNN, Ref15Config),
+    "ref15_cnn_lstm": Entry(Ref15CNNLSTM, Ref15RecurrentConfig),
+}

@@ -1,0 +1,306 @@
+"""Parts of P1's and P2's systems: the CNN component (P2 table I), its recurrent branch, its capsule branch, and what they share.
+
+A branch reads the component's map (B, C, T, Q) and the steps of each clip; ``embed`` gives its last hidden layer, and the
+branch itself the scores. Weights start from Glorot's uniform range, biases from zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capslib.errors import CapslibError
+from capslib.features import lengths_to_mask
+from capslib.layers import RecurrentCapsules, SequentialCapsules, TopDownAttention, emotion_vector, reverse
+from capslib.models import AudioModel
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """``pools``: (time, frequency) after the first pair, the third and the fourth convolution; P2's counts fix their product
+    at 4 x 4, its table I says otherwise, and pooling early is cheap. ``dense_features``, ``dropout``: before the last layer."""
+
+    pools: tuple[tuple[int, int], ...] = ((1, 2), (2, 2), (2, 1))
+    dense_features: int = 64
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class GRUConfig(TrunkConfig):
+    """``hidden_features``: of each direction."""
+
+    hidden_features: int = 64
+
+
+@dataclass(frozen=True)
+class AttentionConfig(GRUConfig):
+    """``normalized``: see ``TopDownAttention``."""
+
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class CapsuleConfig(TrunkConfig):
+    """``window``, ``shift``: in frames of the spectrogram; the others as in ``SequentialCapsules``."""
+
+    window: int = 40
+    shift: int = 20
+    num_iterations: int = 3
+    num_convolutions: int = 8
+    primary_features: int = 8
+    window_capsules: int = 8
+    window_features: int = 8
+    capsule_features: int = 16
+    pool: int = 8
+    pool_before: bool = True
+    squashed: bool = True
+    init_gain: float = 1.0
+
+
+def glorot(module: nn.Module) -> None:
+    """Start every convolution and linear layer within ``module`` from Glorot's uniform range, with biases at zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def shrunk(size: int | Tensor, pool: int) -> int | Tensor:
+    """Size of an axis pooled by ``pool``, an incomplete rest included."""
+    return (size + pool - 1) // pool
+
+
+def silenced(x: Tensor, lengths: Tensor) -> Tensor:
+    """A map with zeros past the clips' ends: (B, C, T, Q), (B,) -> (B, C, T, Q)."""
+    return x.masked_fill(~lengths_to_mask(lengths, x.shape[2])[:, None, :, None], 0.0)
+
+
+def pooled(x: Tensor, lengths: Tensor, pool: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Largest values, then ReLU, as if nothing followed a clip's end: (B, C, T, Q), (B,) -> the same, smaller."""
+    x = silenced(x, lengths) if pool[0] > 1 else x  # zeros lose against whatever passes the ReLU
+    x = functional.max_pool2d(x, tuple(pool), ceil_mode=True) if max(pool) > 1 else x
+    lengths = shrunk(lengths, pool[0])
+    return silenced(x.relu(), lengths), lengths
+
+
+class System(AudioModel):
+    """A system on spectrograms (B, T, bins)."""
+
+    def prepared(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Scaled features with zeros past a length, (B, T, bins).
+
+        Raises:
+            CapslibError: if the number of bins is another than the model's, or a frame is not finite.
+        """
+        bins = len(self.standardize.mean)
+        if features.dim() != 3 or features.shape[-1] != bins:
+            raise CapslibError(
+                f"features {tuple(features.shape)} do not fit a {type(self).__name__} for {bins} bins: give (clips, frames, {bins}), "
+                "or build the model for the bins there are"
+            )
+        mask = lengths_to_mask(lengths, features.shape[1])
+        x = self.standardize(features).masked_fill(~mask.unsqueeze(-1), 0.0)
+        if not torch.compiler.is_compiling() and not x.sum().isfinite():
+            rows = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            if rows:
+                raise CapslibError(
+                    f"features of clips {rows} of the batch have frames that are not finite: mend or leave out these recordings"
+                )
+        return x
+
+
+class ConvolutionalTrunk(nn.Module):
+    """P2's CNN component: kernels of 2 x 8 and 8 x 2 side by side, then two convolutions of 5 x 5, each pooled.
+
+    Args:
+        in_bins: of the spectrogram.
+        pools: see ``TrunkConfig``.
+        channels: of each of the first pair; the later ones have twice as many (default 8).
+    Raises:
+        CapslibError: if there are not three pools of (time, frequency).
+    """
+
+    def __init__(self, in_bins: int, pools: Sequence[Sequence[int]], channels: int = 8) -> None:
+        super().__init__()
+        if len(pools) != 3 or any(len(pool) != 2 or min(pool) < 1 for pool in pools):
+            raise CapslibError(f"pools={pools}: give three pairs (time, frequency) of at least 1")
+        self.pools, self.channels, self.bins, self.frames_a_step = pools, 2 * channels, in_bins, 1
+        for time, frequency in pools:
+            self.bins, self.frames_a_step = shrunk(self.bins, frequency), self.frames_a_step * time
+        self.wide = nn.Conv2d(1, channels, (2, 8))
+        self.tall = nn.Conv2d(1, channels, (8, 2))
+        self.third = nn.Conv2d(2 * channels, 2 * channels, 5, padding=2)
+        self.fourth = nn.Conv2d(2 * channels, 2 * channels, 5, padding=2)
+        glorot(self)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, frames, bins), zero past a length, (B,) -> map (B, C, T, Q), zero past a length, and steps (B,)."""
+        # Tensors of some megabytes are used again by the processor's allocator; larger ones are mapped anew each time.
+        size = len(x) if x.device.type != "cpu" else max(1, 2**22 // max(1, 8 * x.shape[1] * x.shape[2]))
+        parts = [self.maps(some, n) for some, n in zip(x.split(size), lengths.split(size), strict=True)]
+        return torch.cat([part for part, _ in parts]), torch.cat([steps for _, steps in parts])
+
+    def maps(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.unsqueeze(1)
+        pair = [self.wide(functional.pad(x, (3, 4, 0, 1))), self.tall(functional.pad(x, (0, 1, 3, 4)))]
+        pair = [pooled(half, lengths, self.pools[0]) for half in pair]
+        x, lengths = torch.cat([half for half, _ in pair], 1), pair[0][1]
+        x = x.contiguous(memory_format=torch.channels_last)
+        for convolution, pool in ((self.third, self.pools[1]), (self.fourth, self.pools[2])):
+            x, lengths = pooled(convolution(x), lengths, pool)
+        return x, lengths
+
+
+class BiRecurrent(nn.Module):
+    """Bidirectional GRU or LSTM with one bias a gate, whose valid steps do not depend on padding.
+
+    P2's counts allow one bias where PyTorch's layers train two: the second is held at zero here. An LSTM's forget gates start
+    with a bias of one, as usual.
+
+    Args:
+        kind: "gru" or "lstm".
+        in_features, hidden_features: of a step, and of each direction.
+    """
+
+    def __init__(self, kind: str, in_features: int, hidden_features: int) -> None:
+        super().__init__()
+        self.kind, self.hidden_features, self.out_features = kind, hidden_features, 2 * hidden_features
+        gates = {"gru": 3, "lstm": 4}[kind]
+        for direction in ("ahead", "back"):
+            inputs = torch.empty(gates * hidden_features, in_features)
+            states = torch.empty(gates * hidden_features, hidden_features)
+            for gate in (*inputs.chunk(gates), *states.chunk(gates)):
+                nn.init.xavier_uniform_(gate)
+            bias = torch.zeros(gates * hidden_features)
+            if kind == "lstm":
+                bias.chunk(gates)[1].fill_(1.0)
+            parts = {"inputs": inputs, "states": states, "bias": bias}
+            setattr(self, direction, nn.ParameterDict({name: nn.Parameter(part) for name, part in parts.items()}))
+
+    def run(self, x: Tensor, weights: nn.ParameterDict) -> Tensor:
+        """One direction: (B, T, F) -> (B, T, hidden_features)."""
+        bias = weights["bias"]
+        x = x.to(bias.dtype)
+        start = x.new_zeros(1, len(x), self.hidden_features)
+        tensors = [weights["inputs"], weights["states"], bias, torch.zeros_like(bias)]
+        settings = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        with torch.autocast(x.device.type, enabled=False):
+            if self.kind == "gru":
+                return torch.gru(x, start, tensors, *settings)[0]
+            return torch.lstm(x, (start, start), tensors, *settings)[0]
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> steps (B, T, 2 * hidden_features), undefined past a length, and the summary: the last forward
+        and the first backward state, (B, 2 * hidden_features)."""
+        ahead = self.run(x, self.ahead)
+        back = reverse(self.run(reverse(x, lengths), self.back), lengths)
+        last = ahead[torch.arange(len(x), device=x.device), (lengths - 1).clamp_min(0)]
+        return torch.cat([ahead, back], dim=-1), torch.cat([last, back[:, 0]], dim=-1)
+
+
+def frames_of(maps: Tensor) -> Tensor:
+    """What all channels and bins say at each step: (B, C, T, Q) -> (B, T, C * Q)."""
+    return maps.transpose(1, 2).flatten(2)
+
+
+class Branch(nn.Module):
+    """From a map to scores: ``embed``, dropout, and the last layer."""
+
+    def __init__(self, in_features: int, num_classes: int, config: TrunkConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.dense_features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(config.dense_features, num_classes)
+        glorot(self)
+
+    def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> (B, in_features)."""
+        raise NotImplementedError
+
+    def embed(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> (B, dense_features)."""
+        return self.dense(self.summary(maps, lengths)).relu()
+
+    def forward(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> logits (B, classes)."""
+        return self.classify(self.dropout(self.embed(maps, lengths)))
+
+
+class GRUBranch(Branch):
+    """A bidirectional GRU; its last forward and first backward state; two dense layers (P2 section V-B)."""
+
+    def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: GRUConfig) -> None:
+        super().__init__(2 * config.hidden_features, num_classes, config)
+        self.recurrent = BiRecurrent("gru", trunk.channels * trunk.bins, config.hidden_features)
+
+    def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> (B, 2 * hidden_features)."""
+        return self.recurrent(frames_of(maps), lengths)[1]
+
+
+class AttentionBranch(nn.Module):
+    """The GRU's steps, the first dense layer at each of them, and attention in place of the last one (P2 section V-B)."""
+
+    def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: AttentionConfig) -> None:
+        super().__init__()
+        self.recurrent = BiRecurrent("gru", trunk.channels * trunk.bins, config.hidden_features)
+        self.dense = nn.Linear(self.recurrent.out_features, config.dense_features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.attention = TopDownAttention(config.dense_features, num_classes, normalized=config.normalized)
+        glorot(self)
+
+    def embed(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> the attended steps, (B, dense_features)."""
+        steps, _ = self.recurrent(frames_of(maps), lengths)
+        return self.attention.attended(self.dropout(self.dense(steps).relu()), lengths_to_mask(lengths, steps.shape[1]))
+
+    def forward(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> logits (B, classes)."""
+        return self.attention.top_down(self.embed(maps, lengths))
+
+
+class CapsuleBranch(Branch):
+    """Sequential or recurrent capsules, one of the clip's a class; capsules and lengths; two dense layers (P2 section V-C)."""
+
+    layer = SequentialCapsules
+
+    def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: CapsuleConfig) -> None:
+        super().__init__(num_classes * (config.capsule_features + 1), num_classes, config)
+        step = trunk.frames_a_step
+        for name, frames in (("window", config.window), ("shift", config.shift)):
+            if frames < 1 or frames % step:
+                raise CapslibError(
+                    f"{name}={frames} frames: give a multiple of {step}, the frames that are pooled to one step"
+                )
+        self.capsules = self.layer(
+            trunk.channels,
+            trunk.bins,
+            window=config.window // step,
+            shift=config.shift // step,
+            out_capsules=num_classes,
+            out_features=config.capsule_features,
+            window_capsules=config.window_capsules,
+            window_features=config.window_features,
+            num_convolutions=config.num_convolutions,
+            primary_features=config.primary_features,
+            pool=config.pool,
+            pool_before=config.pool_before,
+            squashed=config.squashed,
+            num_iterations=config.num_iterations,
+            init_gain=config.init_gain,
+        )
+
+    def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, Q), (B,) -> (B, classes * (capsule_features + 1))."""
+        return emotion_vector(self.capsules(maps, lengths))
+
+
+class RecurrentCapsuleBranch(CapsuleBranch):
+    """With the recurrent connection between windows (P2 equation 9)."""
+
+    layer = RecurrentCapsules
