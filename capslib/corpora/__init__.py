@@ -13,7 +13,7 @@ from capslib.corpora.splits import Split
 from capslib.corpora.table import Corpus, Source, Task, assemble
 from capslib.errors import CapslibError, choose
 
-__all__ = ["Corpus", "Source", "Split", "Task", "at_hand", "find", "load", "sources"]
+__all__ = ["Corpus", "Source", "Split", "Task", "at_hand", "find", "is_embedded", "load", "sources"]
 
 
 @functools.cache
@@ -39,9 +39,21 @@ def parse(key: str) -> tuple[Source, str]:
     return source, choose(task, source.tasks, f"task of corpus {name!r}") if task else next(iter(source.tasks))
 
 
-def find(key: str) -> Path | None:
-    """The folder of a corpus if its recordings are on this machine; embedded corpora are always at hand."""
+def is_embedded(key: str) -> bool:
+    """Whether a corpus needs no recordings: it is synthesized, or mixed from corpora that are."""
     source, _ = parse(key)
+    return source.make is not None and all(is_embedded(name) for name in source.made_from)
+
+
+def find(key: str) -> Path | None:
+    """The folder of a corpus if its recordings are on this machine; embedded corpora are always at hand.
+
+    For a mixture, which ``load`` makes, it is the folder of its first source, if all of them are here.
+    """
+    source, _ = parse(key)
+    if source.made_from:
+        folders = [find(name) for name in source.made_from]
+        return None if None in folders else folders[0]
     if source.make:
         return source.make()
     folder = paths.data() / source.folder
@@ -64,7 +76,7 @@ def load(key: str, task: str | None = None) -> Corpus:
         CapslibError: for an unknown name (with the nearest), or when its recordings are not here (with how to get them).
     """
     source, named = parse(f"{key}:{task}" if task else key)
-    folder = find(key)
+    folder = source.make() if source.make else find(key)
     if folder is None:
         raise CapslibError(
             f"corpus {source.name!r} is not here: there is no {source.folder}/ in the data folder "
@@ -74,13 +86,21 @@ def load(key: str, task: str | None = None) -> Corpus:
     return _load(f"{source.name}:{named}", folder.resolve())
 
 
-def at_hand(real: bool = True, embedded: bool = True) -> list[str]:
-    """Keys (default tasks) of the corpora that ``load`` would find on this machine, recordings after embedded ones."""
+def at_hand(real: bool = True, embedded: bool = True, multi_label: bool = False) -> list[str]:
+    """Keys (default tasks) of the corpora that ``load`` would find on this machine, recordings after embedded ones.
+
+    Args:
+        real: with recordings.
+        embedded: with those that need none.
+        multi_label: mixtures, in place of the corpora whose clips have one class each.
+    """
     keys = []
     for name, source in sources().items():
-        is_embedded = source.make is not None
-        if (embedded if is_embedded else real) and name != "folder" and (is_embedded or find(name)):
-            keys.append((not is_embedded, f"{name}:{next(iter(source.tasks))}"))
+        task, about = next(iter(source.tasks.items()))
+        made_here = is_embedded(name)
+        wanted = about.alone and about.multi_label == multi_label and (embedded if made_here else real)
+        if wanted and (made_here or find(name)):
+            keys.append((not made_here, f"{name}:{task}"))
     return [key for _, key in sorted(keys)]
 
 

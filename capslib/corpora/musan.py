@@ -47,6 +47,7 @@ SOURCES = (
                 protocol="5 folds by file, each up to minutes long (one reader or artist may be on both sides); a seventh of the "
                 "other files validates",
                 evidence="stand-in",
+                alone=False,
             )
         },
         sample_rate=16_000,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -106,11 +107,52 @@ def _emotions(random: np.random.Generator) -> Iterator[Utterance]:
                 )
 
 
+def _clean(random: np.random.Generator) -> Iterator[Utterance]:
+    return (replace(utterance, snr=math.inf) for utterance in _genders(random))
+
+
 _RECIPES: dict[str, Callable[[np.random.Generator], Iterator[Utterance]]] = {
     "synth_digits": _digits,
     "synth_gender": _genders,
     "synth_emotion": _emotions,
+    "synth_speech": _clean,
 }
+
+
+def write_clip(file: Path, samples: np.ndarray, sample_rate: int) -> None:
+    """Write samples, float64 (n,) in [-1, 1), as 16-bit FLAC.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    integers = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+    packed = io.BytesIO()  # libsndfile says nothing when the disk is full; Python does
+    soundfile.write(packed, integers, sample_rate, format="FLAC", subtype="PCM_16")
+    file.write_bytes(packed.getvalue())
+
+
+def make_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Let ``fill`` write into a new folder and then call it ``folder``, unless it is there: all of it or nothing.
+
+    Raises:
+        CapslibError: if it cannot be written.
+    """
+    if folder.is_dir():
+        return folder
+    unfinished = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        fill(unfinished)
+        if not folder.is_dir():
+            unfinished.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster, with the same clips
+            raise CapslibError(f"cannot write {paths.shown(folder)}: {error.strerror}; set CAPSLIB_CACHE") from error
+    finally:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
 
 
 def synthesize(name: str, folder: Path) -> None:
@@ -126,10 +168,7 @@ def synthesize(name: str, folder: Path) -> None:
         speech = resample_poly(spoken[loud[0] : loud[-1] + 1], 160, 441)
         level = np.sqrt(np.mean(speech**2)) * 10 ** (-what.snr / 20)
         mixed = speech + level * random.standard_normal(len(speech))
-        integers = np.clip(np.rint(mixed * 0.5 * 32768), -32768, 32767).astype(np.int16)
-        packed = io.BytesIO()  # libsndfile says nothing when the disk is full; Python does
-        soundfile.write(packed, integers, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        (folder / f"{what.name}.flac").write_bytes(packed.getvalue())
+        write_clip(folder / f"{what.name}.flac", mixed * 0.5, SAMPLE_RATE)
 
 
 def make(name: str) -> Path:
@@ -140,31 +179,18 @@ def make(name: str) -> Path:
     """
     here = Path(__file__)
     recipe = hashlib.sha256(here.read_bytes() + here.with_name("espeak.py").read_bytes()).hexdigest()[:12]
-    folder = paths.cache() / "synthetic" / f"{name}-{recipe}"
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
-    except OSError as error:
-        raise CapslibError(f"cannot write {paths.shown(folder)}: {error.strerror}; set CAPSLIB_CACHE") from error
-    try:
+
+    def fill(unfinished: Path) -> None:
         command = [sys.executable, "-m", "capslib.corpora.synthetic", name, str(unfinished)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=paths.root(), check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["the synthesizer crashed"])[-1]
             raise CapslibError(f"corpus {name!r} could not be synthesized: {reason}")
-        if not folder.is_dir():
-            unfinished.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster, with the same clips
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+
+    return make_once(paths.cache() / "synthetic" / f"{name}-{recipe}", fill)
 
 
-def _source(name: str, label: str, num_folds: int, what: str) -> Source:
+def _source(name: str, label: str, num_folds: int, what: str, alone: bool = True) -> Source:
     def read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         return clips(folder, rf"(?P<{label}>[a-z0-9]+)_(?P<voice>[a-z0-9]+)_(?P<index>\d+)")
 
@@ -177,6 +203,7 @@ def _source(name: str, label: str, num_folds: int, what: str) -> Source:
         ),
         protocol=f"{num_folds} folds by voice; one or two other voices validate",
         evidence="synthetic",
+        alone=alone,
     )
     return Source(
         name=name,
@@ -196,6 +223,7 @@ SOURCES = (
     _source("synth_digits", "digit", 3, "ten digits, twelve voices"),
     _source("synth_gender", "gender", 3, "two genders, twenty-four voices, eight sentences"),
     _source("synth_emotion", "emotion", 3, "four caricatures of emotional prosody, ten voices, eight sentences"),
+    _source("synth_speech", "gender", 3, "the voices and sentences of synth_gender without noise", alone=False),
 )
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Task:
         role: in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it).
         evidence: one of "same corpus", "stand-in", "own data", "synthetic".
         protocol: one sentence for the reader.
+        multi_label: a clip can have several classes at once; its label is those it has, sorted and joined by "+".
+        alone: classified for its own sake; False for corpora that are there to be mixed.
     """
 
     label: str
@@ -45,6 +47,8 @@ class Task:
     role: str = ""
     evidence: str = "synthetic"
     classes: tuple[str, ...] | None = None
+    multi_label: bool = False
+    alone: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Source:
         tasks: by name; the first is the default.
         sample_rate: in hertz; other rates are resampled to it.
         citation, licence, homepage, how_to_get: for the reader.
-        make: writes the folder itself (embedded corpora); None for recordings.
+        make: writes the folder itself (embedded corpora and mixtures); None for recordings.
+        made_from: names of the corpora that a mixture needs.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Source:
     homepage: str
     how_to_get: str
     make: Callable[[], Path] | None = None
+    made_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,14 @@ class Corpus:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Sorted class names; a class's position is its index in every model and confusion matrix."""
-        return tuple(sorted(self.table["label"].unique()))
+        """Sorted class names; a class's position is its index in every model and confusion matrix.
+
+        Those of a multi-label task are single ones: a clip labelled "female+male" has two of them.
+        """
+        labels = self.table["label"].unique()
+        if self.about.multi_label:
+            return tuple(sorted({name for label in labels for name in label.split("+")}))
+        return tuple(sorted(labels))
 
     @property
     def sample_rate(self) -> int:
@@ -154,6 +166,7 @@ class Corpus:
             "role": about.role,
             "clips": len(self.table),
             "classes": list(self.classes),
+            **({"multi_label": True} if about.multi_label else {}),
             "groups": int(self.table["group"].nunique()),
             "group": about.group,
             "interval_over": about.interval_over,

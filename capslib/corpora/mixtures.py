@@ -1,0 +1,395 @@
+"""Mixtures: clips in which two classes can be heard, made on first use from the corpora at hand (P0 section 3).
+
+``multi_gender``: two speakers, one after the other, as in P0's Multi-VCTK. ``multi_noise``: speech, noise, or both at 5 dB, as in
+P0's Multi-MUSAN. P0 gives neither sizes nor splits; here speakers, and the recordings that noise is cut from, are dealt into
+pools, a clip takes all it needs from one pool, and every pool lies whole in one part of a split.
+
+Loudness tells nothing: sources are brought to one root mean square (RMS) before they meet, and finished clips, pure ones too,
+to another. Signal-to-noise ratios are of whole clips, pauses included. Clips are the same wherever their sources are the same:
+double precision, drawn by a seeded generator, rounded to 16 bits at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from capslib import corpora, paths
+from capslib.corpora import ased, musan, noises, ravdess, synthetic, urbansound8k, vctk
+from capslib.corpora.audio import Unusable, decode
+from capslib.corpora.layout import some
+from capslib.corpora.splits import Split
+from capslib.corpora.table import Corpus, Source, Task
+from capslib.errors import CapslibError
+
+SNR = 5.0  # decibels; P0 section 3
+LEVEL = 10 ** (-30 / 20)  # RMS of every clip; so low that hardly any noise has peaks beyond full scale
+LONGEST_PAUSE = 0.1  # seconds between two speakers
+_PEAK = 0.999
+_SILENT = 1e-4  # RMS
+_LETTERS = {"F": "female", "M": "male"}
+_ABOUT = {
+    source.name: source
+    for module in (ased, musan, noises, ravdess, synthetic, urbansound8k, vctk)
+    for source in module.SOURCES
+}
+
+
+@dataclass(frozen=True)
+class _Heap:
+    """What a mixture takes from one corpus: ``group`` names what must not straddle, ``even`` what is spread over the pools."""
+
+    corpus: str
+    group: str
+    even: str
+    only: Mapping[str, tuple[str, ...]] | None = None
+    seconds: float = math.inf  # of an excerpt, where recordings are minutes long
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    speech: _Heap
+    noise: _Heap | None
+    num_pools: int
+    each: int  # clips a category and pool
+    role: str
+    evidence: str
+
+    @property
+    def heaps(self) -> tuple[_Heap, ...]:
+        return (self.speech, self.noise) if self.noise else (self.speech,)
+
+
+_CITY = _Heap(
+    "urbansound8k",
+    "recording",
+    "sound",
+    {"sound": tuple(sorted({*urbansound8k.CLASSES} - {"children_playing", "street_music"}))},
+)
+_READERS = _Heap("musan", "recording", "origin", {"kind": ("speech",)}, seconds=4.0)
+_RECIPES = {
+    "multi_gender_ased": _Recipe(_Heap("ased", "speaker", "gender"), None, 5, 50, "P0 Multi-VCTK", "stand-in"),
+    "multi_gender_ravdess": _Recipe(_Heap("ravdess", "actor", "gender"), None, 5, 50, "P0 Multi-VCTK", "stand-in"),
+    "multi_gender_synth": _Recipe(_Heap("synth_gender", "voice", "gender"), None, 3, 20, "", "synthetic"),
+    "multi_gender_vctk": _Recipe(_Heap("vctk", "speaker", "gender"), None, 5, 50, "P0 Multi-VCTK", "same corpus"),
+    "multi_noise_ased": _Recipe(_Heap("ased", "speaker", "gender"), _CITY, 5, 66, "P0 Multi-MUSAN", "stand-in"),
+    "multi_noise_musan": _Recipe(
+        _READERS, _Heap("musan", "recording", "origin", {"kind": ("noise",)}), 5, 66, "P0 Multi-MUSAN", "same corpus"
+    ),
+    "multi_noise_ravdess": _Recipe(_Heap("ravdess", "actor", "gender"), _CITY, 5, 66, "P0 Multi-MUSAN", "stand-in"),
+    "multi_noise_synth": _Recipe(
+        _Heap("synth_speech", "voice", "gender"), _Heap("synth_noise", "recording", "sound"), 3, 26, "", "synthetic"
+    ),
+}
+
+
+def _home(corpus: str) -> Path:
+    folder = corpora.find(corpus)
+    if folder is None:
+        raise CapslibError(f"{corpus!r}, from which clips are mixed, is not here: {_ABOUT[corpus].how_to_get}")
+    return folder
+
+
+class _Shelf:
+    """Reads sources; the same samples in two pools, whatever their names, are refused to the second."""
+
+    def __init__(self, recipe: _Recipe) -> None:
+        self.sample_rate = _ABOUT[recipe.speech.corpus].sample_rate
+        self.folders = {heap.corpus: _home(heap.corpus) for heap in recipe.heaps}
+        self.pools: dict[bytes, int] = {}
+
+    def take(self, heap: _Heap, path: str, pool: int) -> np.ndarray:
+        """float64 (n,) in [-1, 1)."""
+        try:
+            samples, _ = decode(self.folders[heap.corpus] / path, self.sample_rate)
+        except OSError as error:
+            raise Unusable(f"unreadable: {error.strerror}") from None
+        if self.pools.setdefault(hashlib.sha256(samples.tobytes()).digest(), pool) != pool:
+            raise Unusable("the same recording lies in another pool under another name")
+        return samples / 32768.0
+
+
+def _unit(samples: np.ndarray) -> np.ndarray:
+    """Without its mean, which nobody hears, and with an RMS of 1."""
+    samples = samples - samples.mean()
+    rms = math.sqrt(np.mean(samples**2))
+    if rms < _SILENT:
+        raise Unusable("silent where it was cut")
+    return samples / rms
+
+
+def _cut(samples: np.ndarray, length: float, place: float) -> np.ndarray:
+    """``length`` samples from a ``place`` in [0, 1): of all places where they fit, or of the whole if it must be repeated."""
+    spare = len(samples) - int(length)
+    start = int(place * (spare + 1 if spare >= 0 else len(samples)))
+    return samples.take(np.arange(start, start + int(length)), mode="wrap")
+
+
+def _sound(shelf: _Shelf, recipe: _Recipe, row: Mapping, snr: float) -> tuple[np.ndarray, bool]:
+    """Samples of one clip, float64 (n,), and whether its peaks kept it from the common level."""
+    pool = int(row["pool"])
+    if recipe.noise is None:
+        first, second = (_unit(shelf.take(recipe.speech, row[which], pool)) for which in ("first", "second"))
+        mixed = np.concatenate([first, np.zeros(int(row["pause"] * shelf.sample_rate)), second])
+    else:
+        mixed = shelf.take(recipe.speech, row["length_of"], pool)
+        mixed = _cut(mixed, min(len(mixed), recipe.speech.seconds * shelf.sample_rate), row["speech_place"])
+        if row["noise"]:
+            noise = _unit(_cut(shelf.take(recipe.noise, row["noise"], pool), len(mixed), row["noise_place"]))
+            mixed = _unit(mixed) + 10 ** (-snr / 20) * noise if row["speech"] else noise
+    finished = _unit(mixed) * LEVEL
+    peak = np.abs(finished).max()
+    return finished * min(1.0, _PEAK / peak), bool(peak > _PEAK)
+
+
+def _in_turn(clips: pd.DataFrame, random: np.random.Generator) -> list[Mapping]:
+    """In an order in which kinds take turns, within a kind its speakers or recordings, and within those chance rules."""
+    clips = clips.iloc[random.permutation(len(clips))]
+    for column in ("group", "even"):
+        clips = clips.assign(turn=clips.groupby(column).cumcount()).sort_values("turn", kind="stable")
+    return clips.to_dict("records")
+
+
+def _pairs(first: pd.DataFrame, second: pd.DataFrame, random: np.random.Generator) -> Iterator[tuple[Mapping, Mapping]]:
+    """Every pair once; as long as there are others, no source twice."""
+    ones, others = _in_turn(first, random), _in_turn(second, random)
+    for shift in range(len(others)):
+        for number, one in enumerate(ones):
+            yield one, others[(number + shift) % len(others)]
+
+
+def _two_speakers(category: str, speech: pd.DataFrame, random: np.random.Generator) -> Iterator[dict]:
+    first, second = (speech[speech["even"] == _LETTERS[letter]] for letter in category.split("-"))
+    for one, other in _pairs(first, second, random):
+        if one["group"] != other["group"]:
+            yield {
+                "gender": "+".join(sorted({one["even"], other["even"]})),
+                "first": one["path"],
+                "first_speaker": one["group"],
+                "second": other["path"],
+                "second_speaker": other["group"],
+                "pause": random.uniform(0, LONGEST_PAUSE),
+            }
+
+
+def _speech_or_noise(
+    category: str, speech: pd.DataFrame, noise: pd.DataFrame, random: np.random.Generator
+) -> Iterator[dict]:
+    heard, other = category.split("+"), [None] * len(speech)
+    if category == "speech":
+        pairs: Iterator = zip(_in_turn(speech, random), other, strict=True)
+    elif category == "noise":  # as long as some speech is, or the length would tell
+        pairs = zip(itertools.cycle(_in_turn(speech, random)), _in_turn(noise, random))
+    else:
+        pairs = _pairs(speech, noise, random)
+    for said, played in pairs:
+        yield {
+            "kind": "+".join(sorted(heard)),
+            "speech": said["path"] if "speech" in heard else None,
+            "speaker": said["group"] if "speech" in heard else None,
+            "length_of": said["path"],
+            "speech_place": random.random(),
+            "noise": played and played["path"],
+            "recording": played and played["group"],
+            "sound": played and played["even"],
+            "noise_place": random.random(),
+            "snr": SNR if len(heard) == 2 else None,
+        }
+
+
+def _dealt(name: str, heap: _Heap, num_pools: int, random: np.random.Generator) -> tuple[pd.DataFrame, list[str]]:
+    """Columns path, group, even, pool (from 1) of the clips that may be used; and what of the corpus is missing."""
+    table, missing = _ABOUT[heap.corpus].read(_home(heap.corpus))
+    for column, values in (heap.only or {}).items():
+        table = table[table[column].isin(values)]
+    if table.empty:
+        raise CapslibError(
+            f"corpus {name!r}: there is nothing to mix in {heap.corpus!r}: {_ABOUT[heap.corpus].how_to_get}"
+        )
+    table = table.sort_values("path").rename(columns={heap.group: "group", heap.even: "even"})[
+        ["path", "group", "even"]
+    ]
+    kinds = table.groupby("group")["even"].first()
+    pools: dict[str, int] = {}
+    for kind in sorted(kinds.unique()):
+        groups = kinds.index[kinds == kind]
+        for group in groups[random.permutation(len(groups))]:
+            pools[group] = len(pools) % num_pools + 1
+    return table.assign(pool=table["group"].map(pools)), [f"{heap.corpus}: {sentence}" for sentence in missing]
+
+
+def _require(name: str, heap: _Heap, clips: pd.DataFrame, kinds: Sequence[str], needed: int) -> None:
+    """Refuse a subset of an archive from which a pool cannot be mixed; ``kinds`` is (``""``,) where any will do."""
+    for pool, kind in itertools.product(range(1, _RECIPES[name].num_pools + 1), kinds):
+        here = clips[(clips["pool"] == pool) & (clips["even"] == kind if kind else True)]
+        found = here["group"].nunique()
+        if found < needed:
+            raise CapslibError(
+                f"corpus {name!r}: pool {pool} has {found} {kind}{' ' if kind else ''}{heap.group}(s), needs {needed}: "
+                f"add recordings to {heap.corpus!r}"
+            )
+
+
+def _mix(
+    name: str, tables: Sequence[pd.DataFrame], missing: list[str], random: np.random.Generator, folder: Path
+) -> None:
+    """Write every clip, and items.json with how each was made."""
+    recipe = _RECIPES[name]
+    shelf, rows, refused = _Shelf(recipe), [], []
+    categories = ("speech", "noise", "speech+noise") if recipe.noise else ("M-M", "M-F", "F-M", "F-F")
+    draw = _speech_or_noise if recipe.noise else _two_speakers
+    pools = range(1, recipe.num_pools + 1)
+    places = list(itertools.product(pools, categories))
+    fewest = recipe.each
+    for pool, category in tqdm(places, desc=f"mixing {name}", unit="category", disable=not sys.stderr.isatty()):
+        number, reasons = 0, []
+        for row in draw(category, *(clips[clips["pool"] == pool] for clips in tables), random):
+            row = {"path": f"{category}_{pool}_{number:02d}.flac", "category": category, "pool": pool} | row
+            try:
+                samples, row["quieter"] = _sound(shelf, recipe, row, SNR)
+            except Unusable as problem:
+                reasons.append(f"{category} in pool {pool}: {problem}")
+                continue
+            synthetic.write_clip(folder / row["path"], samples, shelf.sample_rate)
+            rows.append((number, row))
+            number += 1
+            if number == recipe.each:
+                break
+        if number == 0:
+            raise CapslibError(
+                f"corpus {name!r}: no clip of {category} can be mixed from pool {pool} ({'; '.join(reasons[:1]) or 'no pairs'}): "
+                "add recordings"
+            )
+        refused += reasons
+        fewest = min(fewest, number)
+    for surplus in [row for number, row in rows if number >= fewest]:  # every category as often in every pool
+        (folder / surplus["path"]).unlink()
+    kept = [row for number, row in rows if number < fewest]
+    if fewest < recipe.each:
+        missing = [*missing, f"{fewest} instead of {recipe.each} clips a category and pool: there are no more sources"]
+    missing = [*missing, *some(refused, "mixture(s) could not be made and were replaced by others")]
+    (folder / "items.json").write_text(json.dumps({"missing": missing, "items": kept}), encoding="utf-8")
+
+
+def make(name: str) -> Path:
+    """The folder with the clips of a mixture, made on the first call (about a minute) and cached.
+
+    It is made anew when this file, or the name, size or time of any source file changes.
+
+    Raises:
+        CapslibError: if the sources are too few, or the cache cannot be written.
+    """
+    recipe = _RECIPES[name]
+    random = np.random.Generator(np.random.PCG64(int.from_bytes(name.encode(), "little")))
+    dealt = [_dealt(name, heap, recipe.num_pools, random) for heap in recipe.heaps]
+    tables, missing = [clips for clips, _ in dealt], list(dict.fromkeys(note for _, notes in dealt for note in notes))
+    kinds, needed = (("",), 1) if recipe.noise else (tuple(_LETTERS.values()), 2)
+    for heap, clips in zip(recipe.heaps, tables, strict=True):
+        _require(name, heap, clips, kinds, needed)
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for heap, clips in zip(recipe.heaps, tables, strict=True):
+        folder = _home(heap.corpus)
+        for path in clips["path"]:
+            status = (folder / path).lstat()
+            digest.update(f"{heap.corpus}/{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "replace"))
+    made = paths.cache() / "mixtures" / f"{name}-{digest.hexdigest()[:12]}"
+    return synthetic.make_once(made, functools.partial(_mix, name, tables, missing, random))
+
+
+def remix(corpus: Corpus, items: Sequence[str], snr: float) -> list[np.ndarray]:
+    """Mixtures of speech and noise again, from the same excerpts, at another signal-to-noise ratio.
+
+    Args:
+        corpus: one of the ``multi_noise`` corpora.
+        items: ids of clips of the category "speech+noise".
+        snr: in decibels; at ``SNR`` the clips are those of the corpus.
+    Returns:
+        One waveform an item, float32 (n,) in [-1, 1), at the corpus' sample rate and level.
+    Raises:
+        CapslibError: for another corpus, another item, no number, or when a source cannot be read any more.
+    """
+    recipe = _RECIPES.get(corpus.name)
+    if recipe is None or recipe.noise is None:
+        noisy = ", ".join(name for name, one in _RECIPES.items() if one.noise)
+        raise CapslibError(f"corpus {corpus.name!r} has no speech in noise to remix: take one of {noisy}")
+    if not isinstance(snr, Real) or not math.isfinite(snr):
+        raise CapslibError(f"snr is {snr!r}: give a finite number of decibels")
+    shelf, waveforms = _Shelf(recipe), []
+    for item in items:
+        if item not in corpus.table.index:
+            raise CapslibError(f"corpus {corpus.name!r} has no clip {item!r}: its ids are in .table.index")
+        row = corpus.table.loc[item]
+        if row["category"] != "speech+noise":
+            raise CapslibError(
+                f"clip {item!r} of corpus {corpus.name!r} is {row['category']} alone: remix takes speech+noise"
+            )
+        try:
+            samples, _ = _sound(shelf, recipe, row, float(snr))
+        except Unusable as problem:
+            raise CapslibError(
+                f"clip {item!r} of corpus {corpus.name!r} cannot be mixed again: a source is {problem}"
+            ) from None
+        waveforms.append(samples.astype(np.float32))
+    return waveforms
+
+
+def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    made = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    return pd.DataFrame(made["items"]), made["missing"]
+
+
+def _splits(table: pd.DataFrame) -> list[Split]:
+    """Pool k tests and the next one validates."""
+    pools = sorted(table["pool"].unique())
+    splits = []
+    for number, test in enumerate(pools):
+        validation = pools[(number + 1) % len(pools)]
+        ids = {pool: tuple(table.index[table["pool"] == pool]) for pool in pools}
+        train = tuple(item for pool in pools if pool not in (test, validation) for item in ids[pool])
+        splits.append(Split(f"fold{test}", train, ids[validation], ids[test]))
+    return splits
+
+
+def _source(name: str, recipe: _Recipe) -> Source:
+    needs = tuple(dict.fromkeys(heap.corpus for heap in recipe.heaps))
+    label, dealt = ("kind", "speakers and noise recordings") if recipe.noise else ("gender", "speakers")
+    if recipe.speech is _READERS:
+        dealt = "files of speech (one reader may have given several) and of noise"
+    task = Task(
+        label=label,
+        group="pool",
+        interval_over="fold",
+        splits=_splits,
+        protocol=f"{dealt} are dealt into {recipe.num_pools} pools; each tests in turn, the next one validates",
+        role=recipe.role,
+        evidence=recipe.evidence,
+        multi_label=True,
+    )
+    return Source(
+        name=name,
+        read=_read,
+        folder="",
+        tasks={label: task},
+        sample_rate=_ABOUT[recipe.speech.corpus].sample_rate,
+        citation="mixed here from: " + "; ".join(_ABOUT[corpus].citation for corpus in needs),
+        licence="; ".join(f"{corpus}: {_ABOUT[corpus].licence}" for corpus in needs),
+        homepage=_ABOUT[recipe.speech.corpus].homepage,
+        how_to_get="mixed on first use; " + "; ".join(f"{corpus}: {_ABOUT[corpus].how_to_get}" for corpus in needs),
+        make=functools.partial(make, name),
+        made_from=needs,
+    )
+
+
+SOURCES = tuple(_source(name, recipe) for name, recipe in _RECIPES.items())
