@@ -6,7 +6,7 @@ systems are compared in pairs on the same folds and seeds, with a variance that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,9 +69,23 @@ def unit_accuracies(records: Sequence[dict]) -> pd.Series:
     return (pooled["right"] / pooled["clips"]).groupby("unit").mean()
 
 
-def cell(records: Sequence[dict]) -> Interval:
-    """What a table shows for one system on one corpus: mean accuracy over units, with its interval."""
-    return interval(unit_accuracies(records).to_numpy())
+def cell(records: Sequence[dict], metric: str = "accuracy") -> Interval:
+    """What a table shows for one system on one corpus: mean over units, with its interval.
+
+    Args:
+        records: of one system on one corpus.
+        metric: of the test part; others than accuracy are known for whole folds only, which are the units then.
+    """
+    if metric == "accuracy":
+        return interval(unit_accuracies(records).to_numpy())
+    values = pd.DataFrame([(r["config"]["split"], r["test"][metric]) for r in records], columns=["split", metric])
+    return interval(values.groupby("split")[metric].mean().to_numpy())
+
+
+def over_folds(found: Sequence[Mapping], value: Callable[[Mapping], float], bounds: tuple[float, float]) -> Interval:
+    """Mean of a number of each look over the folds (of FSDD: speakers), mean over the seeds within one."""
+    frame = pd.DataFrame([(look["split"], value(look)) for look in found], columns=["split", "value"])
+    return interval(frame.groupby("split")["value"].mean().to_numpy(), bounds)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Each table is also written as CSV, so that what a page shows can be read by a pr
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -48,7 +49,7 @@ def show(frame: pd.DataFrame, name: str, caption: str, out: Path, bold: pd.DataF
 
 @cache
 def published(paper: str, table: str) -> pd.DataFrame:
-    """Values of a paper's table, typed from it: rows and columns as in the paper, floats.
+    """Values of a paper's table, typed from it: rows and columns as in the paper, floats; percents as fractions.
 
     Args:
         paper: "P0" to "P4".
@@ -56,7 +57,8 @@ def published(paper: str, table: str) -> pd.DataFrame:
     """
     everything = pd.read_csv(paths.root() / "data" / "published.csv", dtype=str, keep_default_na=False)
     ours = everything[(everything["paper"] == paper) & (everything["table"] == table)]
-    return ours.assign(value=ours["value"].astype(float)).pivot(index="row", columns="column", values="value")
+    value = ours["value"].astype(float).where(ours["unit"] != "percent", ours["value"].astype(float) / 100)
+    return ours.assign(value=value).pivot(index="row", columns="column", values="value")
 
 
 def roles(cards: Mapping[str, dict]) -> pd.DataFrame:
@@ -121,7 +123,13 @@ def split_sizes(corpus: Corpus) -> pd.DataFrame:
 
 
 def compare(
-    runs: Runs, columns: Sequence[str] | Mapping[str, str], paper: str, table: str, name: str, out: Path
+    runs: Runs,
+    columns: Sequence[str] | Mapping[str, str],
+    paper: str,
+    table: str,
+    name: str,
+    out: Path,
+    metric: str = "accuracy",
 ) -> HTML:
     """A paper's table with our cells below each of its rows: mean and 95% interval over speakers or folds.
 
@@ -132,6 +140,7 @@ def compare(
         columns: names of systems, whose titles in the paper are in ``COLUMN_TITLES``; or each with the paper's title.
         paper, table: "P0", "Table 1".
         name, out: see ``show``.
+        metric: of the test part.
     Raises:
         CapslibError: if the paper's table has no such title.
     """
@@ -164,7 +173,7 @@ def compare(
         else:
             card = runs.grid.cards[key]
             found = {column: runs.of(corpus=key, system=column) for column in columns}
-            made = [statistics.cell(records) if records else None for records in found.values()]
+            made = [statistics.cell(records, metric) if records else None for records in found.values()]
             numbers = [value.mean if value else None for value in made]
             cells = [str(value) if value else "not run yet" for value in made]
             head = {"corpus": key, "evidence": evidence(card), "from": _provenance(card, found)}
@@ -173,7 +182,7 @@ def compare(
         bold.append([False] * 3 + [best is not None and number == best for number in numbers])
     frame = pd.DataFrame(rows)
     caption = (
-        f"{paper} {table}, columns {', '.join(titles)}: accuracy as published, and ours below it as mean and 95% interval over "
+        f"{paper} {table}, columns {', '.join(titles)}: {metric.replace('_', ' ')} as published, and ours below it as mean and 95% interval over "
         f"the units named. {len(runs.records)} of {len(runs.grid)} runs, profile {runs.grid.profile}; best of a row bold."
     )
     return show(frame, name, caption, out, pd.DataFrame(bold, columns=frame.columns))
@@ -230,6 +239,74 @@ def systems(runs: Runs) -> pd.DataFrame:
         .rename(columns={"seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"})
         .rename(columns=lambda column: column.replace("_", " "))
     )
+
+
+def metrics(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
+    """Metrics of the test part of every system on every corpus, as mean and 95% interval."""
+    rows = []
+    for corpus, system in dict.fromkeys((run.config.corpus, run.system) for run in runs.grid.runs):
+        records = runs.of(corpus=corpus, system=system)
+        cells = {n.replace("_", " "): str(statistics.cell(records, n)) if records else "not run yet" for n in names}
+        rows.append({"corpus": corpus, "system": COLUMN_TITLES.get(system, system)} | cells)
+    return pd.DataFrame(rows)
+
+
+def sources(runs: Runs) -> pd.DataFrame:
+    """What the source of each system can do on the test part of its own corpus, over the seeds."""
+    found: dict[str, dict[str, dict]] = {}
+    for record in runs.records:
+        if "source" in record:
+            found.setdefault(record["system"], {})[json.dumps(record["source"], sort_keys=True)] = record["source"]
+    rows = []
+    for system, several in found.items():
+        config, tests = next(iter(several.values()))["config"], [one["test"] for one in several.values()]
+        row = {"system": system, "source": config["model"], "corpus": config["corpus"], "fold": config["split"]}
+        row |= {"epochs": config["epochs"], "seeds": len(tests)}
+        for name in ("accuracy", "unweighted_accuracy"):
+            row[f"its {name.replace('_', ' ')}"] = sum(test[name] for test in tests) / len(tests)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def label_sets(runs: Runs) -> pd.DataFrame:
+    """Clips by true and told set of labels, summed over the folds and seeds of each corpus and system."""
+    rows: dict[tuple[str, str, str], dict[str, int]] = {}
+    for record in runs.records:
+        names = [name or "-" for name in record["label_sets"]]
+        for name, counts in zip(names, record["confusion"], strict=True):
+            if sum(counts):
+                place = rows.setdefault((record["config"]["corpus"], record["system"], name), {})
+                for told, count in zip(names, counts, strict=True):
+                    place[told] = place.get(told, 0) + count
+    told = sorted({name for row in rows.values() for name in row})
+    return pd.DataFrame(
+        [
+            {"corpus": corpus, "system": COLUMN_TITLES.get(system, system), "true": name}
+            | {f"told {other}": row.get(other, 0) for other in told}
+            for (corpus, system, name), row in sorted(rows.items())
+        ]
+    )
+
+
+def perturbed(found: Sequence[Mapping]) -> pd.DataFrame:
+    """What a perturbation does to a network's vectors, one row a system: mean and 95% interval over the folds.
+
+    Args:
+        found: from ``insight.looks(runs, insight.components)``.
+    """
+    columns = {
+        "two components, all": (lambda look: sum(look["pooled"][:2]), (0.0, 1.0)),
+        "two components, within a clip": (lambda look: sum(look["within"][:2]), (0.0, 1.0)),
+        "variance between levels": (lambda look: look["level_share"], (0.0, 1.0)),
+        "level read back (r)": (lambda look: look["probe"], (-1.0, 1.0)),
+        "more or less (chance 0.5)": (lambda look: look["side"], (0.0, 1.0)),
+    }
+    rows = []
+    for system, corpus in dict.fromkeys((look["system"], look["corpus"]) for look in found):
+        here = [look for look in found if (look["system"], look["corpus"]) == (system, corpus)]
+        head = {"corpus": corpus, "system": system, "numbers": here[0]["features"], "networks": len(here)}
+        rows.append(head | {title: str(statistics.over_folds(here, *how)) for title, how in columns.items()})
+    return pd.DataFrame(rows, columns=["corpus", "system", "numbers", "networks", *columns])
 
 
 def provenance(runs: Runs, name: str, out: Path, measured: Mapping[str, str] | None = None) -> HTML:

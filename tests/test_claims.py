@@ -115,6 +115,60 @@ def test_p0_s_own_columns_differ_more_than_its_systems():
     )
 
 
+def perturbed(monkeypatch, shares: dict[str, list[float]]) -> SimpleNamespace:
+    """Runs whose looks have these shares in two components, by system, one a fold."""
+
+    def looks(runs, look, train, system):
+        found = enumerate(shares.get(system, []))
+        return [{"split": f"s{k % 3}", "seed": k // 3, "pooled": [share - 0.1, 0.1]} for k, share in found]
+
+    monkeypatch.setattr(claims.insight, "looks", looks)
+    clips = [{"data": {"clips": {"train": 900, "test": 500}}}]
+    return SimpleNamespace(of=lambda system: clips)
+
+
+HIGH, LOW = [0.90, 0.91, 0.89, 0.92, 0.90, 0.91], [0.30, 0.31, 0.29, 0.32, 0.30, 0.31]
+
+
+@pytest.mark.parametrize(
+    "gain, speed, verdict",
+    [
+        (HIGH, HIGH, claims.SUPPORTED),
+        (HIGH, LOW, claims.REFUTED),
+        (HIGH, [0.2, 0.9, 0.5], claims.OPEN),
+        (HIGH, [], claims.NO_DATA),
+    ],
+)
+def test_most_of_the_variance_is_more_than_half_on_every_perturbation(gain, speed, verdict, monkeypatch):
+    runs = perturbed(monkeypatch, {"capsules, gain": gain, "capsules, speed": speed})
+    assert claims.mostly_two(("gain", "speed"))(runs).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "trained, untrained, verdict",
+    [
+        (HIGH, LOW, claims.SUPPORTED),
+        (LOW, HIGH, claims.REFUTED),
+        (HIGH, HIGH[::-1], claims.OPEN),
+        (HIGH[:3], LOW[:3], claims.OPEN),
+        (HIGH, [], claims.NO_DATA),
+    ],
+)
+def test_training_must_add_to_what_an_untrained_network_shows(trained, untrained, verdict, monkeypatch):
+    runs = perturbed(monkeypatch, {"capsules, gain": trained, "untrained, gain": untrained})
+    assert claims.more_than_untrained(("gain",))(runs).verdict == verdict
+
+
+def test_a_claim_may_be_about_another_metric():
+    def made(system, values):
+        found = records("ased:gender", system, BASE)
+        return [r | {"test": r["test"] | {"weighted_accuracy": v}} for r, v in zip(found, values, strict=True)]
+
+    both = runs(made("caps", MUCH), made("att", BASE))
+    assert claims.higher("caps", ("att",), ("VCTK",), "weighted_accuracy")(both).verdict == claims.SUPPORTED
+    assert claims.higher("caps", ("att",), ("VCTK",))(both).verdict == claims.OPEN
+
+
 def test_the_ledger_has_a_row_a_claim_and_known_verdicts_only():
     ledger, made = claims.ledger("quick")
     assert "runs have a record" in made

@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from capslib import figures, paths, study, tables
+from capslib import figures, figures_insight, paths, study, tables
 from capslib.errors import CapslibError
 
 matplotlib.use("Agg")
@@ -51,7 +51,7 @@ def test_a_curve_over_an_option_leaves_out_what_has_no_runs(runs, tmp_path):
 
 
 def test_no_look_is_said_and_not_drawn(tmp_path, capsys):
-    figures.couplings([], "couplings", tmp_path)
+    figures_insight.couplings([], "couplings", tmp_path)
     assert not (tmp_path / "figures" / "couplings.png").exists()
 
 

@@ -14,13 +14,27 @@ import torch
 
 from capslib import corpora, models, paths, study, training
 from capslib.insight.coupling import couplings
+from capslib.insight.mixed import mixed_again, over_snr
 from capslib.insight.perturbed import components
 from capslib.insight.reconstructed import reconstructions
 from capslib.records import source_version
 from capslib.runs import Part, RunConfig, load_parts
 from capslib.study import Run, Runs
 
-__all__ = ["components", "couplings", "load", "looks", "mean", "reconstructions", "test_part", "train_and_test"]
+__all__ = [
+    "components",
+    "couplings",
+    "load",
+    "looks",
+    "mean",
+    "mean_of",
+    "mixed_again",
+    "over_snr",
+    "reconstructions",
+    "test_part",
+    "train_and_test",
+    "two",
+]
 
 
 def load(run: Run, profile: str) -> models.AudioModel:
@@ -88,3 +102,13 @@ def _folders(profile: str, records: str) -> list[Path]:
 def mean(found: list[Mapping], key: str) -> list[float]:
     """Mean of a list over looks."""
     return torch.tensor([look[key] for look in found], dtype=torch.float64).mean(0).tolist()
+
+
+def two(look: Mapping) -> float:
+    """Variance that two principal components explain, of a look at ``components``."""
+    return sum(look["pooled"][:2])
+
+
+def mean_of(found: list[Mapping], value: Callable[[Mapping], float]) -> float:
+    """Mean of a number over looks."""
+    return sum(map(value, found)) / len(found)

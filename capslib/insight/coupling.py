@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capslib import models
+from capslib import models, training
 from capslib.errors import CapslibError
 from capslib.layers import route
 from capslib.models.p0_capsnet import CapsNet
-from capslib.runs import Part
 
 
 @torch.inference_mode()
-def couplings(model: models.AudioModel, part: Part, passes: int = 5, bins: int = 20) -> dict:
+def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bins: int = 20) -> dict:
     """How P0's capsules are coupled, pass by pass, and where in time.
 
     Args:
