@@ -19,12 +19,12 @@ def emotion_vector(v: Tensor) -> Tensor:
 
 
 def count_windows(lengths: Tensor, window: int, shift: int) -> Tensor:
-    """How many windows cover so many steps, at least one each: (B,) -> (B,)."""
-    return 1 + torch.div((lengths - window).clamp_min(0) + shift - 1, shift, rounding_mode="floor")
+    """How many windows cover so many steps, at least one each: (B,) -> (B,). None starts behind the last step."""
+    return 1 + torch.div((lengths - max(window, shift)).clamp_min(0) + shift - 1, shift, rounding_mode="floor")
 
 
 def slide(x: Tensor, lengths: Tensor, window: int, shift: int) -> tuple[Tensor, Tensor]:
-    """Cut sequences into overlapping windows until every step is covered; zeros fill up the last one.
+    """Cut sequences into windows, overlapping where ``shift`` < ``window``, up to the last step; zeros fill up the last one.
 
     Args:
         x: (B, T, ...), zero past a length.
@@ -34,7 +34,7 @@ def slide(x: Tensor, lengths: Tensor, window: int, shift: int) -> tuple[Tensor, 
         Windows (B, N, window, ...), and which of their steps lie within the sequence, (B, N, window).
     """
     T = x.shape[1]
-    N = 1 + max(0, -(-(T - window) // shift))
+    N = 1 + max(0, -(-(T - max(window, shift)) // shift))
     missing = (N - 1) * shift + window - T
     padded = functional.pad(x, (0, 0) * (x.dim() - 2) + (0, max(0, missing)))
     steps = torch.arange(N, device=x.device)[:, None] * shift + torch.arange(window, device=x.device)
