@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+from pathlib import Path
 
 from capslib import paths
 from capslib.errors import CapslibError
@@ -64,7 +65,7 @@ def _carry(options: argparse.Namespace) -> None:
     from capslib.carry import carry_over
 
     folder = study.accepted() if options.profile == "accepted" else study.reports() / options.profile
-    carried, made = carry_over(folder)
+    carried, made = carry_over(folder, before=Path(options.before) if options.before else None)
     print(f"{carried} records of older code carried over after {made} runs made anew came out the same to the bit")
 
 
@@ -126,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     command.set_defaults(action=_carry)
     command.add_argument("profile", help="quick, full, or accepted: the quick records in git")
+    command.add_argument("--before", help="records of these runs that the older code made on this machine")
     command = commands.add_parser("data", help="download what its owners let anyone download, list what is here")
     command.set_defaults(action=_data)
     command.add_argument("--corpora", default="fsdd")

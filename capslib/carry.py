@@ -35,7 +35,9 @@ def configuration(described: dict) -> RunConfig:
     return RunConfig(**plain, features=kind, source=source)
 
 
-def carry_over(folder: Path, train: Callable[[RunConfig], dict] = training.train) -> tuple[int, int]:
+def carry_over(
+    folder: Path, train: Callable[[RunConfig], dict] = training.train, before: Path | None = None
+) -> tuple[int, int]:
     """Give the records of a folder (with the weights and looks beside it) today's code version.
 
     Of every system (model, options, and whatever else differs from a plain run) the quickest run is made anew.
@@ -43,6 +45,8 @@ def carry_over(folder: Path, train: Callable[[RunConfig], dict] = training.train
     Args:
         folder: with ``records/``, and perhaps ``weights/`` and ``insight/``.
         train: makes a record.
+        before: records of the same runs that the older code made on this machine, under the same file names, for those
+            that were made on another one: processors differ in last digits.
     Returns:
         How many records were carried over, and how many runs made anew.
     Raises:
@@ -66,8 +70,10 @@ def carry_over(folder: Path, train: Callable[[RunConfig], dict] = training.train
     sample = [min(group, key=lambda one: one[1]["provenance"]["seconds"]) for group in here]
     for path, record in tqdm(sample, desc="comparing", unit="run", file=sys.stderr):
         anew = json.loads(json.dumps(train(configuration(record["config"]))))
-        before = {name: value for name, value in comparable(record).items() if name not in _OF_CODE}
-        differing = [name for name in before.keys() | comparable(anew).keys() if before.get(name) != anew.get(name)]
+        differing = _differing(record, anew)
+        here = before / path.name if before else path
+        if differing and here.is_file():
+            differing = _differing(read(here), anew)
         if differing:
             raise CapslibError(
                 f"{path.name} made anew differs in {', '.join(sorted(differing))}: the change of code changes numbers, so the "
@@ -77,6 +83,12 @@ def carry_over(folder: Path, train: Callable[[RunConfig], dict] = training.train
     for path, record in records:
         _rename(folder, path, record, len(sample))
     return len(records), len(sample)
+
+
+def _differing(record: dict, anew: dict) -> list[str]:
+    """Names of what is not the same to the bit."""
+    mine, theirs = ({n: v for n, v in comparable(one).items() if n not in _OF_CODE} for one in (record, anew))
+    return [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
 
 
 def _rename(folder: Path, path: Path, record: dict, sample: int) -> None:

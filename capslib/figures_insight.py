@@ -64,13 +64,14 @@ def components(found: Sequence[Mapping], networks: Sequence[str], name: str, out
         display(HTML(_NOT_YET))
         return
     first = {look["system"]: look for look in reversed(found)}  # of the first fold and seed
-    kinds = list(dict.fromkeys(system.split(", ")[1] for system in first))
+    kinds = list(dict.fromkeys(look["system"].split(", ")[1] for look in found))
     figure, axes = _grid(len(networks) * len(kinds), len(kinds), 3.4, 2.9)
     rows = []
     for axis, (network, kind) in zip(axes.flat, [(n, k) for n in networks for k in kinds], strict=True):
         look = first.get(f"{network}, {kind}")
         if look is None:
             axis.set_title(f"{network}, {kind}: not run yet", fontsize=9)
+            axis.set_axis_off()
             continue
         points, levels = np.array(look["scatter"]["points"]), look["levels"]
         for place, (level, clips) in enumerate(zip(levels, points, strict=True)):

@@ -16,7 +16,7 @@ from capslib.errors import CapslibError
 
 # A promise for every machine, as those in test_synthetic.py.
 FINGERPRINTS = {
-    "multi_gender_synth": "f966d19c65ac54d9",
+    "multi_gender_synth": "9783e6831dad5665",
     "multi_noise_synth": "cdb41db1e45eab18",
     "synth_noise": "973f41332105f27e",
     "synth_speech": "eca80d3fb8a52761",
@@ -173,7 +173,7 @@ def test_speech_is_five_decibels_above_noise():
 
 
 def test_two_speakers_follow_each_other_after_a_short_pause():
-    corpus, voices = corpora.load("multi_gender_synth"), corpora.load("synth_gender")
+    corpus, voices = corpora.load("multi_gender_synth"), corpora.load("synth_speech")
     ids = voices.table.reset_index().set_index("path")["id"]
     for item, row in corpus.table[::20].iterrows():
         first, second, clip = voices.audio(ids[row["first"]]), voices.audio(ids[row["second"]]), corpus.audio(item)

@@ -82,7 +82,7 @@ _READERS = _Heap("musan", "recording", "origin", {"kind": ("speech",)}, seconds=
 _RECIPES = {
     "multi_gender_ased": _Recipe(_Heap("ased", "speaker", "gender"), None, 5, 50, "P0 Multi-VCTK", "stand-in"),
     "multi_gender_ravdess": _Recipe(_Heap("ravdess", "actor", "gender"), None, 5, 50, "P0 Multi-VCTK", "stand-in"),
-    "multi_gender_synth": _Recipe(_Heap("synth_gender", "voice", "gender"), None, 3, 20, "", "synthetic"),
+    "multi_gender_synth": _Recipe(_Heap("synth_speech", "voice", "gender"), None, 3, 20, "", "synthetic"),
     "multi_gender_vctk": _Recipe(_Heap("vctk", "speaker", "gender"), None, 5, 50, "P0 Multi-VCTK", "same corpus"),
     "multi_noise_ased": _Recipe(_Heap("ased", "speaker", "gender"), _CITY, 5, 66, "P0 Multi-MUSAN", "stand-in"),
     "multi_noise_musan": _Recipe(
