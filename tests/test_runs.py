@@ -25,7 +25,7 @@ FIRST = (
 )
 LATER = {
     "perturb": ("gain", (0.0, 6.0)),
-    "source": dataclasses.replace(CONFIG, corpus="emodb:emotion"),
+    "source": dataclasses.replace(CONFIG, corpus="emodb:emotion4"),
     "segment_frames": 20,
     "order": "sorted_batches",
     "schedule": "loss_decay",
@@ -85,7 +85,7 @@ def test_a_description_survives_json():
     config = dataclasses.replace(CONFIG, **LATER, options=(("num_iterations", 1),))
     again = json.loads(json.dumps(config.described()))
     assert run_key(again, "data", "code") == run_key(config.described(), "data", "code")
-    assert again["source"]["corpus"] == "emodb:emotion" and "source" not in again["source"]
+    assert again["source"]["corpus"] == "emodb:emotion4" and "source" not in again["source"]
 
 
 def test_a_title_names_what_tells_runs_apart():

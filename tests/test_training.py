@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import SAMPLE_RATE, write_folder
 
-from capslib import corpora, features, models, records, runs, training
+from capslib import corpora, features, models, paths, records, schedules, training
+from capslib.corpora import own
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
 from capslib.runs import Part, RunConfig, batches, load_parts
-from capslib.training import LOSSES, evaluate, predict, train
+from capslib.training import LOSSES, MULTI_LABEL, evaluate, predict, train
 
 CONFIG = RunConfig("folder:tones", "fold1", "caps", epochs=3, batch_size=8, learning_rate=3e-3)
 
@@ -389,3 +391,262 @@ def test_batches_of_training_are_shuffled_and_of_like_length():
 
     plain = [range(i, min(i + 16, 1000)) for i in range(0, 1000, 16)]
     assert padding(first) < 0.3 * padding([np.array(b) for b in plain])
+
+
+# --- Several labels a clip
+
+
+def test_results_of_several_labels_a_clip_by_hand():
+    """Five clips, three labels, of which the last is always there."""
+    wanted = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1]]).float()
+    found = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]]).float()
+    seen = evaluate(found * 0.8 + 0.1, wanted, MULTI_LABEL["margin"][0](), 0.5)
+    # First label: there 2 of 2, absent 2 of 3. Second: there 2 of 3, absent 2 of 2. Third: there 4 of 5, never absent.
+    expected = ((2 / 2 + 2 / 3) / 2 + (2 / 3 + 2 / 2) / 2 + 4 / 5) / 3
+    assert seen["weighted_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert seen["accuracy"] == 0.4  # clips 1 and 3 have exactly their labels
+    # Sets that occur: first+third, all, second+third (twice), third alone; found of each: 1, 0, 1 of 2, 0.
+    assert seen["unweighted_accuracy"] == pytest.approx((1 + 0 + 1 / 2 + 0) / 4)
+    # Scores are 0.9 and 0.1: on the margins where right, and 0.8 beyond where wrong; four labels are wrong in five clips.
+    assert seen["loss"] == pytest.approx(3 * 0.64 / 5, abs=1e-6)
+
+
+def test_a_label_is_there_above_its_threshold():
+    assert training.decide(torch.tensor([[0.49, 0.51], [-1.0, 2.0]]), 0.5).tolist() == [[False, True], [False, True]]
+    assert training.decide(torch.tensor([[0.49, 0.51]])).tolist() == [1]
+
+
+@pytest.fixture
+def several(monkeypatch) -> RunConfig:
+    """The tiny corpus with two labels in place of three classes: "mid" is both, "high" and "low" are one each."""
+    made = own.source(paths.data() / "tones", "tones")
+    task = dataclasses.replace(made.tasks["tones"], multi_label=True)
+
+    def read(folder: Path):
+        table, missing = made.read(folder)
+        return table.replace({"label": {"mid": "high+low"}}), missing
+
+    register(monkeypatch, dataclasses.replace(made, name="chords", read=read, tasks={"tones": task}))
+    return dataclasses.replace(CONFIG, corpus="chords:tones", epochs=8)
+
+
+def register(monkeypatch, source: corpora.Source) -> None:
+    """Let a corpus be known by its name."""
+    known = corpora.sources() | {source.name: source}
+    monkeypatch.setattr(corpora, "sources", lambda: known)
+
+
+@pytest.mark.parametrize("model", ["att", "caps"])
+def test_a_run_with_several_labels_a_clip(model, several):
+    record = train(dataclasses.replace(several, model=model))
+    assert record["classes"] == ["high", "low"]
+    for part in ("train", "validation", "test"):
+        assert set(record[part]) == {"loss", "accuracy", "unweighted_accuracy", "weighted_accuracy"}
+    assert record["test"]["weighted_accuracy"] > 0.8
+    names = ["+".join(name for k, name in enumerate(("high", "low")) if code >> k & 1) for code in range(4)]
+    assert set(record["label_sets"]) >= {"high", "low", "high+low"} and set(record["label_sets"]) <= set(names)
+    corpus = corpora.load(several.corpus)
+    labels = corpus.table.loc[list(corpus.split("fold1").test), "label"]
+    confusion = np.zeros((len(record["label_sets"]),) * 2, int)
+    for true, predicted in zip(labels, record["predictions"], strict=True):
+        confusion[record["label_sets"].index(true), record["label_sets"].index(names[predicted])] += 1
+    assert record["confusion"] == confusion.tolist()
+    assert record["test"]["accuracy"] == pytest.approx(np.trace(confusion) / len(labels), abs=1e-6)
+    assert record["units"] == {"fold1": [int(np.trace(confusion)), len(labels)]}
+    json.dumps(record, allow_nan=False)
+
+
+# --- Untrained, perturbed, in segments
+
+
+def test_without_epochs_a_model_is_recorded_as_it_starts(tmp_path):
+    record = train(dataclasses.replace(CONFIG, epochs=0), tmp_path / "caps.safetensors")
+    assert record["chosen_epoch"] == 0 and record["epochs"] == []
+    assert record["test"]["accuracy"] >= 0 and len(record["predictions"]) == record["data"]["clips"]["test"]
+    torch.manual_seed(CONFIG.seed)
+    start, stored = models.build("caps", 60, 3).state_dict(), load_file(tmp_path / "caps.safetensors")
+    for name in start:
+        assert torch.equal(stored[name], start[name]) != name.startswith("standardize"), name
+    json.dumps(record, allow_nan=False)
+
+
+def test_a_perturbed_run_validates_at_every_level_and_tests_as_recorded(made, tmp_path):
+    config = dataclasses.replace(CONFIG, perturb=("gain", (-6.0, 0.0, 6.0)))
+    record, plain = train(config, tmp_path / "caps.safetensors"), made[0]
+    assert record["config"]["perturb"] == ("gain", (-6.0, 0.0, 6.0))
+    expected = plain["data"]["clips"] | {"validation": 3 * plain["data"]["clips"]["validation"]}
+    assert record["data"]["clips"] == expected and len(record["predictions"]) == len(plain["predictions"])
+    assert record["epochs"] != plain["epochs"]
+    ours, theirs = load_file(tmp_path / "caps.safetensors"), load_file(made[1])
+    assert torch.equal(ours["standardize.mean"], theirs["standardize.mean"])  # of clips as recorded
+    model = training.restore(config, tmp_path / "caps.safetensors")
+    test = load_parts(corpora.load(CONFIG.corpus), CONFIG)["test"]  # not perturbed
+    assert predict(model, test, torch.device("cpu")).argmax(-1).tolist() == record["predictions"]
+    assert records.comparable(train(config)) == records.comparable(record)
+
+
+def test_a_level_that_leaves_silence_ends_the_run_with_the_clip_s_name():
+    with pytest.raises(CapslibError, match=r"clip 'high/00' of folder: gain -300 leaves silence"):
+        train(dataclasses.replace(CONFIG, perturb=("gain", (0.0, -300.0))))
+
+
+def test_segments_are_trained_on_and_whole_clips_tested(made):
+    config = dataclasses.replace(CONFIG, segment_frames=5, order="short_utterances_first", schedule="loss_decay")
+    record, plain = train(config), made[0]
+    corpus = corpora.load(CONFIG.corpus)
+    lengths = load_parts(corpus, CONFIG)["train"].lengths
+    assert record["data"]["clips"] == plain["data"]["clips"] | {"train": int(sum(-(-n // 5) for n in lengths))}
+    assert len(record["predictions"]) == len(plain["predictions"])
+    other = train(dataclasses.replace(config, order="short_segments_first"))
+    assert other["epochs"][0]["train_loss"] != record["epochs"][0]["train_loss"]
+
+
+def test_a_schedule_sees_every_step_and_can_change_the_outcome(made, monkeypatch):
+    seen = []
+
+    class Stop(schedules.LossDecay):
+        def step(self, loss, epoch):
+            seen.append((loss, epoch))
+            self.optimizer.param_groups[0]["lr"] = 0.0
+
+    monkeypatch.setitem(schedules.SCHEDULES, "stop", Stop)
+    record, plain = train(dataclasses.replace(CONFIG, schedule="stop")), made[0]
+    steps = -(-plain["data"]["clips"]["train"] // CONFIG.batch_size)
+    assert [epoch for _, epoch in seen] == [epoch for epoch in (1, 2, 3) for _ in range(steps)]
+    assert all(loss > 0 for loss, _ in seen) and record["epochs"][-1] != plain["epochs"][-1]
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"order": "sorted"}, "unknown order 'sorted': did you mean 'sorted_batches'"),
+        ({"schedule": "loss_decy"}, "unknown schedule 'loss_decy': did you mean 'loss_decay'"),
+        ({"perturb": ("sped", (1.1,))}, "unknown perturbation 'sped': did you mean 'speed'"),
+        ({"perturb": ("gain", (0.0, 6.0)), "segment_frames": 5}, "segment_frames and perturb cannot be combined"),
+        ({"model": "caps_joined"}, "60 features with source_features=64 and source_capsules=4: give the run a source"),
+    ],
+)
+def test_what_does_not_go_together_is_told(changes, says):
+    with pytest.raises(CapslibError, match=says):
+        train(dataclasses.replace(CONFIG, **changes))
+
+
+def test_a_decoder_writes_as_many_frames_as_the_longest_training_clip_has(tmp_path):
+    config = dataclasses.replace(CONFIG, model="caps_decoder", epochs=1)
+    record = train(config, tmp_path / "weights.safetensors")
+    longest = load_parts(corpora.load(CONFIG.corpus), CONFIG)["train"].lengths.max()
+    model = training.restore(config, tmp_path / "weights.safetensors")
+    assert model.num_frames == longest and record["config"]["options"] == ()
+
+
+# --- Weights that come back
+
+
+@pytest.mark.parametrize(
+    "model, options",
+    [("cnn", (("channels", (8, 8)), ("kernel_sizes", (3, 3)), ("pools", (1, 2)))), ("caps", (("num_iterations", 1),))],
+)
+def test_restored_weights_give_the_recorded_predictions(model, options, tmp_path):
+    config = dataclasses.replace(CONFIG, model=model, options=options, epochs=1)
+    record = train(config, tmp_path / "weights.safetensors")
+    net = training.restore(config, tmp_path / "weights.safetensors")
+    assert not net.training
+    test = load_parts(corpora.load(CONFIG.corpus), config)["test"]
+    assert predict(net, test, torch.device("cpu")).argmax(-1).tolist() == record["predictions"]
+
+
+@pytest.mark.parametrize("trouble", ["cut short", "no weights", "another model's", "not there"])
+def test_weights_of_no_use_are_told_with_their_file(trouble, made, tmp_path):
+    file, model = tmp_path / "weights.safetensors", "lstm" if trouble == "another model's" else "caps"
+    if trouble != "not there":
+        whole = made[1].read_bytes()
+        file.write_bytes({"cut short": whole[:-100], "no weights": b"{}"}.get(trouble, whole))
+    with pytest.raises(
+        CapslibError, match=rf"weights\.safetensors does not hold the weights of {model} on folder:tones"
+    ):
+        training.restore(dataclasses.replace(CONFIG, model=model), file)
+
+
+# --- A source
+
+
+@pytest.fixture
+def transfer(tones, monkeypatch, tmp_path) -> RunConfig:
+    """A run with a source trained on another corpus of the same sample rate."""
+    if not (tones / "chirps").is_dir():
+        write_folder(tones / "chirps", clips_a_class=6, seed=7)
+    register(monkeypatch, dataclasses.replace(own.source(tones / "chirps", "chirps"), name="chirps"))
+    source = RunConfig("chirps:chirps", "fold1", "caps", (("capsule_features", 4),), epochs=1, batch_size=8)
+    return dataclasses.replace(CONFIG, source=source, epochs=1)
+
+
+@pytest.fixture
+def empty_sources(monkeypatch):
+    """Sources are trained anew; features and decoded clips stay."""
+    shutil.rmtree(paths.cache() / "sources", ignore_errors=True)
+
+
+def test_a_source_s_embedding_is_appended_to_all_frames_of_a_clip(transfer, monkeypatch, empty_sources):
+    seen = {}
+
+    def noting(*given):
+        seen.update(load_parts(*given))
+        return seen
+
+    monkeypatch.setattr(training, "load_parts", noting)
+    record = train(transfer)
+    (weights,) = (paths.cache() / "sources").glob("*.safetensors")
+    source = training.restore(transfer.source, weights)
+    monkeypatch.setattr(training, "load_parts", load_parts)
+    plain = load_parts(corpora.load(CONFIG.corpus), CONFIG)
+    assert record["parameters"] > models.count_parameters(models.build("caps", 60, 3))
+    for name, part in plain.items():
+        for clip, before in zip(seen[name].clips, part.clips, strict=True):
+            assert clip.shape == (len(before), 60 + 3 * 4) and torch.equal(clip[:, :60], before)
+            assert torch.equal(clip[:, 60:], clip[:1, 60:].expand(len(clip), -1))
+            with torch.inference_mode():
+                expected = source.embed(before[None], torch.tensor([len(before)]))[0]
+            torch.testing.assert_close(clip[0, 60:], expected, rtol=0, atol=1e-5)
+    assert record["config"]["source"] == transfer.source.described()
+
+
+def test_a_source_is_trained_once_and_read_again(transfer, monkeypatch, empty_sources):
+    trained, real = [], training.train
+    monkeypatch.setattr(training, "train", lambda config, *more: trained.append(config) or real(config, *more))
+    first, second = real(transfer), real(transfer)
+    other = real(dataclasses.replace(transfer, seed=1, model="lstm"))
+    assert trained == [transfer.source]
+    assert records.comparable(first) == records.comparable(second)
+    assert first["source"] == other["source"]
+    alone = json.loads(json.dumps(real(transfer.source)))
+    assert first["source"] == {name: alone[name] for name in first["source"]}
+    real(dataclasses.replace(transfer, source=dataclasses.replace(transfer.source, seed=1)))
+    assert len(trained) == 2
+
+
+def test_a_joined_network_reads_its_source(transfer):
+    options = (("source_capsules", 3), ("source_features", 12))
+    record = train(dataclasses.replace(transfer, model="caps_joined", options=options))
+    assert len(record["epochs"]) == 1 and record["source"]["config"]["model"] == "caps"
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (
+            {"corpus": "folder:tones"},
+            r"caps on folder:tones.*: the source is of the same corpus: transfer needs another",
+        ),
+        (
+            {"features": FeatureConfig("spectrogram")},
+            r"the source was made for other features .*spectrogram.*: use the",
+        ),
+        ({"corpus": "low:low"}, r"the source low has 8000 Hz and folder has 16000 Hz: choose a source of the same"),
+        ({"split": "fold9"}, r"unknown split of corpus 'chirps' 'fold9'"),
+    ],
+)
+def test_a_source_that_does_not_fit_is_told(changes, says, transfer, tones, monkeypatch):
+    low = dataclasses.replace(own.source(tones / "chirps", "low", sample_rate=8000), name="low", folder="chirps")
+    register(monkeypatch, low)
+    with pytest.raises(CapslibError, match=says):
+        train(dataclasses.replace(transfer, source=dataclasses.replace(transfer.source, **changes)))
