@@ -65,8 +65,10 @@ def _carry(options: argparse.Namespace) -> None:
     from capslib.carry import carry_over
 
     folder = study.accepted() if options.profile == "accepted" else study.reports() / options.profile
-    carried, made = carry_over(folder, before=Path(options.before) if options.before else None)
-    print(f"{carried} records of older code carried over after {made} runs made anew came out the same to the bit")
+    carried, compared, left = carry_over(folder, Path(options.checkout))
+    print(
+        f"{carried} records carried over: short runs of {compared} systems were the same to the bit; {left} of other code left"
+    )
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -123,11 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("accept", help="take this machine's quick records into git").set_defaults(action=_accept)
     commands.add_parser("refresh", help="execute the notebooks in git in place").set_defaults(action=_refresh)
     command = commands.add_parser(
-        "carry", help="give records of older code today's version if runs made anew are equal"
+        "carry", help="give records of an older checkout today's version if short runs are equal"
     )
     command.set_defaults(action=_carry)
     command.add_argument("profile", help="quick, full, or accepted: the quick records in git")
-    command.add_argument("--before", help="records of these runs that the older code made on this machine")
+    command.add_argument("checkout", help="of the code that made them, to compare short runs with")
     command = commands.add_parser("data", help="download what its owners let anyone download, list what is here")
     command.set_defaults(action=_data)
     command.add_argument("--corpora", default="fsdd")

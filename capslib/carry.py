@@ -1,15 +1,18 @@
 """Records of older code, carried over to today's where a change of code is shown to change no number.
 
-Every number of a record comes from the code that its version names. When code is edited that cannot change a number (a new
-option, a clearer sentence), some runs are made anew, and only if each is the same to the bit do the others keep their
-numbers under the new version. The records say so.
+Every number of a record comes from the code that its version names. When code is edited that should not change a number (a new
+option, a clearer sentence), a short run of every system is made by the older code, from a checkout of it, and by today's, on
+one machine. Only if all are the same to the bit do the records keep their numbers under the new version, and they say so.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,7 +23,7 @@ from capslib.features import FeatureConfig
 from capslib.records import comparable, file_name, read, run_key
 from capslib.runs import RunConfig
 
-_OF_CODE = ("key", "code", "schema")
+_APART = ("corpus", "split", "seed", "epochs", "batch_size")  # what runs of one system differ in
 
 
 def configuration(described: dict) -> RunConfig:
@@ -35,70 +38,96 @@ def configuration(described: dict) -> RunConfig:
     return RunConfig(**plain, features=kind, source=source)
 
 
-def carry_over(
-    folder: Path, train: Callable[[RunConfig], dict] = training.train, before: Path | None = None
-) -> tuple[int, int]:
-    """Give the records of a folder (with the weights and looks beside it) today's code version.
+def short(config: RunConfig) -> RunConfig:
+    """One epoch on 64 clips: everything that a run goes through, in seconds."""
+    source = config.source and short(config.source)
+    return replace(config, epochs=min(1, config.epochs), max_train_clips=64, source=source)
 
-    Of every system (model, options, and whatever else differs from a plain run) the quickest run is made anew.
+
+def made_here(described: Iterable[dict]) -> list[dict]:
+    """Code version of each configuration and the comparable part of a short run of it."""
+    return [
+        {
+            "code": study.current_code(config["model"], *([config["source"]["model"]] if "source" in config else [])),
+            "record": json.loads(json.dumps(comparable(training.train(short(configuration(config)))))),
+        }
+        for config in tqdm(list(described), desc="short runs", unit="run", file=sys.stderr)
+    ]
+
+
+def made_there(checkout: Path, described: list[dict]) -> list[dict]:
+    """``made_here`` by the code of another checkout, in a process of its own.
+
+    Raises:
+        CapslibError: if that code cannot do it.
+    """
+    script = "import json, sys; from capslib import carry; print(json.dumps(carry.made_here(json.load(sys.stdin))))"
+    environment = os.environ | {
+        "PYTHONPATH": str(checkout.resolve()),
+        "CAPSLIB_CACHE": str(paths.cache()),
+        "CAPSLIB_DATA": str(paths.data()),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(described), cwd=checkout, env=environment,
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise CapslibError(
+            f"the code in {paths.shown(checkout)} could not make the runs: see above; is it a checkout of capslib?"
+        )
+    return json.loads(done.stdout)
+
+
+def carry_over(folder: Path, checkout: Path) -> tuple[int, int, int]:
+    """Give the records of a folder (with the weights and looks beside it) that the code of ``checkout`` made today's version.
 
     Args:
         folder: with ``records/``, and perhaps ``weights/`` and ``insight/``.
-        train: makes a record.
-        before: records of the same runs that the older code made on this machine, under the same file names, for those
-            that were made on another one: processors differ in last digits.
+        checkout: the older code.
     Returns:
-        How many records were carried over, and how many runs made anew.
+        How many records were carried over; how many short runs were compared; how many records of other code were left.
     Raises:
-        CapslibError: if a run made anew differs; no record is touched then.
+        CapslibError: if a short run differs; no record is touched then.
     """
-    older: dict[str, list[tuple[Path, dict]]] = {}
-    for path in sorted((folder / "records").glob("[!.]*.json")):
-        record = read(path)
-        if record["code"] != study.current_code(record["config"]["model"]):
-            own = {
-                n: v
-                for n, v in record["config"].items()
-                if n not in ("corpus", "split", "seed", "epochs", "batch_size")
-            }
-            older.setdefault(json.dumps([own, record["code"]], sort_keys=True), []).append((path, record))
-    here = [[one for one in group if corpora.find(one[1]["config"]["corpus"])] for group in older.values()]
-    if not all(here):
-        raise CapslibError(
-            "a system has records of corpora that are not here only: nothing can be compared, set CAPSLIB_DATA"
-        )
-    sample = [min(group, key=lambda one: one[1]["provenance"]["seconds"]) for group in here]
-    for path, record in tqdm(sample, desc="comparing", unit="run", file=sys.stderr):
-        anew = json.loads(json.dumps(train(configuration(record["config"]))))
-        differing = _differing(record, anew)
-        here = before / path.name if before else path
-        if differing and here.is_file():
-            differing = _differing(read(here), anew)
+    found = [(path, read(path)) for path in sorted((folder / "records").glob("[!.]*.json"))]
+    older = [one for one in found if one[1]["code"] != study.code_of(one[1]["config"])]
+    systems: dict[str, dict] = {}
+    for _, record in sorted(older, key=lambda one: one[1]["provenance"]["seconds"]):
+        config = record["config"]
+        if corpora.find(config["corpus"]) is not None:
+            own = {name: value for name, value in config.items() if name not in _APART}
+            systems.setdefault(json.dumps([own, record["code"]], sort_keys=True), record)
+    before = made_there(checkout, [record["config"] for record in systems.values()]) if systems else []
+    theirs = {name: made for name, made in zip(systems, before, strict=True) if made["code"] == systems[name]["code"]}
+    after = made_here(systems[name]["config"] for name in theirs)
+    for name, made in zip(theirs, after, strict=True):
+        mine, other = made["record"], theirs[name]["record"]
+        differing = [n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n)]
         if differing:
             raise CapslibError(
-                f"{path.name} made anew differs in {', '.join(sorted(differing))}: the change of code changes numbers, so the "
-                "runs have to be made again"
+                f"a short run of {configuration(systems[name]['config']).title()} differs in {', '.join(sorted(differing))}: "
+                "the change of code changes numbers, so the runs have to be made again"
             )
-    records = [one for group in older.values() for one in group]
-    for path, record in records:
-        _rename(folder, path, record, len(sample))
-    return len(records), len(sample)
+    carried = 0
+    for path, record in older:
+        own = {name: value for name, value in record["config"].items() if name not in _APART}
+        if json.dumps([own, record["code"]], sort_keys=True) in theirs:
+            carried += _rename(folder, path, record, len(theirs))
+    return carried, len(theirs), len(older) - carried
 
 
-def _differing(record: dict, anew: dict) -> list[str]:
-    """Names of what is not the same to the bit."""
-    mine, theirs = ({n: v for n, v in comparable(one).items() if n not in _OF_CODE} for one in (record, anew))
-    return [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
-
-
-def _rename(folder: Path, path: Path, record: dict, sample: int) -> None:
-    code = study.current_code(record["config"]["model"])
+def _rename(folder: Path, path: Path, record: dict, compared: int) -> bool:
+    """False where the run was made by today's code already."""
+    code = study.code_of(record["config"])
     key = run_key(record["config"], record["data"]["fingerprint"], code)
-    note = f"made by code {record['code']}, carried over after {sample} runs came out the same to the bit"
+    target = path.with_name(file_name(record["config"], key))
+    if target.is_file():
+        return False
+    note = f"made by code {record['code']}; short runs of {compared} systems by both codes were the same to the bit"
     provenance = record["provenance"] | {"carried": [*record["provenance"].get("carried", []), note]}
     new = record | {"key": key, "code": code, "provenance": provenance}
-    text = json.dumps(new, indent=None, separators=(",", ":"), sort_keys=True) + "\n"
-    paths.write_text(path.with_name(file_name(record["config"], key)), text)
+    paths.write_text(target, json.dumps(new, indent=None, separators=(",", ":"), sort_keys=True) + "\n")
     path.unlink()
     for kept in (*folder.glob(f"weights/{record['key']}.*"), *folder.glob(f"insight/*-{record['key']}.json")):
         kept.rename(kept.with_name(kept.name.replace(record["key"], key)))
+    return True

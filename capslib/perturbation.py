@@ -17,7 +17,8 @@ _SILENT = 1 / 32768  # one step of 16 bits
 
 
 def _gain(waveform: np.ndarray, decibels: float, sample_rate: int) -> np.ndarray:
-    return waveform * np.float32(10 ** (decibels / 20))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+        return waveform * np.float32(np.power(10.0, decibels / 20))
 
 
 def _offset(waveform: np.ndarray, constant: float, sample_rate: int) -> np.ndarray:
@@ -53,6 +54,8 @@ def perturb(waveform: np.ndarray, kind: str, level: float, sample_rate: int) -> 
         CapslibError: for an unknown kind, a speed that is not above 0, or if what is left is silence.
     """
     change, _ = KINDS[choose(kind, KINDS, "perturbation")]
+    if not np.isfinite(level):
+        raise CapslibError(f"{kind} {level}: give a finite level")
     changed = np.asarray(change(waveform, level, sample_rate), dtype=np.float32)
     if len(waveform) and not (np.isfinite(changed).all() and np.abs(changed).max(initial=0.0) >= _SILENT):
         raise CapslibError(

@@ -305,7 +305,7 @@ def _embedded(folder: Path, skip_unreadable: bool = False) -> Iterator[tuple[Pat
                 continue
             raise
         config = record["config"]
-        if corpora.is_embedded(config["corpus"]) and record["code"] == study.current_code(config["model"]):
+        if corpora.is_embedded(config["corpus"]) and record["code"] == study.code_of(config):
             yield path, record
 
 

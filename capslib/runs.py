@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capslib import corpora, features
+from capslib import corpora, features, perturbation, schedules
 from capslib.errors import CapslibError, choose
 from capslib.features import FeatureConfig
 
@@ -59,6 +59,25 @@ class RunConfig:
     order: str = "random"
     schedule: str = "constant"
 
+    def __post_init__(self) -> None:
+        """Raises:
+        CapslibError: for a value that no run can have.
+        """
+        choose(self.order, ORDERS, "order")
+        choose(self.schedule, schedules.SCHEDULES, "schedule")
+        if self.epochs < 0 or (self.segment_frames is not None and self.segment_frames < 1):
+            raise CapslibError(
+                f"{self.title()}: epochs={self.epochs}, segment_frames={self.segment_frames}: give epochs from 0 on, and "
+                "segments of at least one frame"
+            )
+        if self.perturb is not None:
+            kind, levels = self.perturb
+            choose(kind, perturbation.KINDS, "perturbation")
+            if not levels:
+                raise CapslibError(f"{self.title()}: perturb={kind!r} without a level: give at least one")
+        if self.source is not None and self.source.source is not None:
+            raise CapslibError(f"{self.title()}: its source has a source itself: leave that out")
+
     def title(self) -> str:
         """For progress bars and errors: "caps on fsdd:digit, split theo, seed 0"."""
         options = "".join(f" {name}={value}" for name, value in self.options)
@@ -99,6 +118,11 @@ class Part:
     def lengths(self) -> np.ndarray:
         """Frames of each clip."""
         return np.array([len(clip) for clip in self.clips])
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip, at any level."""
+        return max(len(clip) for some in (self.clips, *self.variants) for clip in some)
 
     def batch(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Padded features (B, T, F), lengths (B,), targets (B,) or (B, classes)."""
@@ -211,7 +235,7 @@ def batches(lengths: np.ndarray, batch_size: int, random: np.random.Generator | 
 
 def epoch_batches(part: Part, config: RunConfig, epoch: int, random: np.random.Generator) -> list[np.ndarray]:
     """The batches of one epoch (from 1), in the order of ``config``."""
-    if choose(config.order, ORDERS, "order") == "random" or epoch > 1:
+    if config.order == "random" or epoch > 1:
         return batches(part.lengths, config.batch_size, random)
     parents = part.lengths if part.parents is None else part.parents
     keys = (part.lengths,) if config.order == "short_segments_first" else (part.lengths, parents)

@@ -133,6 +133,7 @@ class Runs:
         sought = {choose(name, known, "field of a run"): value for name, value in wanted.items()}
         defaults = {f.name: f.default for f in fields(RunConfig)}
         facts = [{**defaults, **record["config"], "system": record["system"]} for record in self.records]
+        sought = json.loads(json.dumps(sought))  # records hold lists for tuples
         return [r for r, f in zip(self.records, facts, strict=True) if all(f[n] == v for n, v in sought.items())]
 
 
@@ -184,9 +185,14 @@ def store(profile: str, records: str = "accepted") -> Store:
     return Store((accepted() / "records", own) if profile == "quick" and records == "accepted" else (own,))
 
 
-def current_code(model: str) -> str:
-    """Version of the code that decides a run of this model."""
-    return code_version("capslib.training", models.home(model))
+def current_code(*model: str) -> str:
+    """Version of the code that decides a run of this model, or of this model and its source's."""
+    return code_version("capslib.training", *map(models.home, model))
+
+
+def code_of(config: Mapping) -> str:
+    """``current_code`` for the configuration of a record."""
+    return current_code(config["model"], *([config["source"]["model"]] if "source" in config else []))
 
 
 def _plain(config: RunConfig) -> dict:
@@ -250,10 +256,13 @@ def grid(
                     max_train_clips=budget.max_train_clips,
                 )
                 config = replace(config, **changes, **own)
+                data, code = card["splits"][split]["fingerprint"], current_code(name)
+                if config.source is not None:
+                    origin = _card(config.source.corpus, profile)["splits"][config.source.split]
+                    data, code = f"{data}+{origin['fingerprint']}", current_code(name, config.source.model)
                 for seed in range(budget.seeds) if seeds is None else seeds:
                     source_run = config.source and replace(config.source, seed=seed)
-                    data = card["splits"][split]["fingerprint"]
-                    runs.append(Run(replace(config, seed=seed, source=source_run), data, current_code(name), system))
+                    runs.append(Run(replace(config, seed=seed, source=source_run), data, code, system))
     runs.sort(key=lambda run: run.config.seed)  # one complete round before the next seed
     return Grid(profile, tuple(runs), cards, absent)
 

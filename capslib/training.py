@@ -22,7 +22,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from capslib import corpora, features, models, paths, schedules
-from capslib.errors import CapslibError, choose
+from capslib.errors import CapslibError
 from capslib.layers import MarginLoss
 from capslib.records import code_version, run_key
 from capslib.runs import Part, RunConfig, batches, epoch_batches, load_parts
@@ -147,17 +147,27 @@ def restore(config: RunConfig, weights: Path) -> models.AudioModel:
     try:
         stored = load_file(weights)
         with safe_open(weights, "pt") as file:
-            about = file.metadata() or {}
-        num_classes = len(about["classes"].split(","))
-        options = json.loads(about.get("options", "{}"))
-        model = models.build(config.model, stored["standardize.mean"].shape[0], num_classes, **options)
+            about = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        options = about["options"]
+        if (
+            about["model"] != config.model
+            or not json.loads(json.dumps(dict(config.options))).items() <= options.items()
+        ):
+            raise CapslibError(f"they are of {about['model']} with {options}")
+        model = models.build(config.model, stored["standardize.mean"].shape[0], len(about["classes"]), **options)
         model.load_state_dict(stored)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (CapslibError, OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CapslibError(
             f"{paths.shown(weights)} does not hold the weights of {config.title()} ({reason}): delete it"
         ) from None
     return model.eval()
+
+
+def data_fingerprint(config: RunConfig) -> str:
+    """Of all clips that decide a run: of its corpus and split, and of its source's."""
+    runs = [config] if config.source is None else [config, config.source]
+    return "+".join(corpora.load(run.corpus).split_fingerprint(run.split) for run in runs)
 
 
 def source_vectors(config: RunConfig, device: torch.device) -> tuple[Tensor, dict]:
@@ -168,12 +178,12 @@ def source_vectors(config: RunConfig, device: torch.device) -> tuple[Tensor, dic
     Returns:
         Its embedding of each row, (rows, E); its chosen epoch and results.
     Raises:
-        CapslibError: if the source has other features or another sample rate, or is from the run's own corpus.
+        CapslibError: if the source has other features or another sample rate, or clips of the run's own corpus.
     """
     source, corpus = config.source, corpora.load(config.corpus)
     origin = corpora.load(source.corpus)
-    if origin.name == corpus.name:
-        raise CapslibError(f"{config.title()}: the source is of the same corpus: transfer needs another one")
+    if not set(origin.table["sha256"]).isdisjoint(corpus.table["sha256"]):
+        raise CapslibError(f"{config.title()}: the source has heard clips of this corpus: transfer needs another one")
     if source.features != config.features:
         raise CapslibError(
             f"{config.title()}: the source was made for other features ({source.features}): use the same"
@@ -187,7 +197,7 @@ def source_vectors(config: RunConfig, device: torch.device) -> tuple[Tensor, dic
     key = run_key(json.loads(json.dumps(source.described())), origin.split_fingerprint(source.split), code)
     weights = paths.cache() / "sources" / f"{key}.safetensors"
     results = weights.with_suffix(".json")
-    if not (weights.is_file() and results.is_file()):
+    if not (weights.is_file() and results.is_file()):  # both are written whole, the results last
         made = train(source, weights, device)
         kept = {name: made[name] for name in ("config", "chosen_epoch", "train", "validation", "test")}
         paths.write_text(results, json.dumps(kept))
@@ -195,7 +205,8 @@ def source_vectors(config: RunConfig, device: torch.device) -> tuple[Tensor, dic
     extracted = features.extract(corpus, config.features)
     clips = [torch.from_numpy(np.array(extracted[row])) for row in range(len(extracted.lengths))]
     usable = [row for row, clip in enumerate(clips) if len(clip)]
-    found = of_each(model.embed, Part([clips[row] for row in usable], torch.zeros(len(usable))), device)
+    with reproducibly(source.seed):
+        found = of_each(model.embed, Part([clips[row] for row in usable], torch.zeros(len(usable))), device)
     vectors = torch.zeros(len(clips), found.shape[1])
     vectors[usable] = found
     return vectors, json.loads(results.read_text(encoding="utf-8"))
@@ -221,7 +232,12 @@ def train(config: RunConfig, weights: Path | None = None, device: str | torch.de
     with reproducibly(config.seed):
         parts = load_parts(corpus, config, vectors)
         seen_parts = parts | {"validation": parts["validation"].at_all_levels()}
-        options = models.complete(config.model, dict(config.options), int(parts["train"].lengths.max()))
+        known = {"num_frames": parts["train"].longest, "source_features": None if vectors is None else vectors.shape[1]}
+        options = models.complete(config.model, dict(config.options), known)
+        if options.get("source_features", known["source_features"]) != known["source_features"]:
+            raise CapslibError(
+                f"{config.title()}: its source gives {known['source_features']} numbers a clip: leave source_features out"
+            )
         model = models.build(config.model, parts["train"].clips[0].shape[1], len(corpus.classes), **options)
         model.fit(torch.cat(list(parts["train"].clips)))
         model.to(device)
@@ -229,7 +245,7 @@ def train(config: RunConfig, weights: Path | None = None, device: str | torch.de
         build_loss, threshold = MULTI_LABEL[model.loss] if several else (LOSSES[model.loss], None)
         loss = build_loss()
         optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
-        decay = schedules.SCHEDULES[choose(config.schedule, schedules.SCHEDULES, "schedule")]
+        decay = schedules.SCHEDULES[config.schedule]
         schedule = decay(optimizer) if decay else None
         random = np.random.default_rng(config.seed)
         history, best, chosen, chosen_epoch = [], None, _copied(model), 0
@@ -251,15 +267,15 @@ def train(config: RunConfig, weights: Path | None = None, device: str | torch.de
         model.load_state_dict(chosen)
         scores = {name: predict(model, part, device) for name, part in seen_parts.items()}
     if weights is not None:
-        metadata = {"model": config.model, "corpus": config.corpus, "classes": ",".join(corpus.classes)}
-        metadata["options"] = json.dumps(options)
+        about = {"model": config.model, "corpus": config.corpus, "classes": corpus.classes, "options": options}
+        metadata = {name: json.dumps(value) for name, value in about.items()}
         paths.write_atomically(weights, lambda temporary: save_file(chosen, temporary, metadata))
     results = {name: evaluate(scores[name], part.targets, loss, threshold) for name, part in seen_parts.items()}
     seconds = [entry.pop("seconds") for entry in history]
     return {
         "config": config.described(),
         "data": {
-            "fingerprint": corpus.split_fingerprint(config.split),
+            "fingerprint": data_fingerprint(config),
             "clips": {name: len(part) for name, part in seen_parts.items()},
         },
         "classes": list(corpus.classes),

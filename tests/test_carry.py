@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import write_folder
 
-from capslib import study
+from capslib import carry, paths, study
 from capslib.carry import carry_over, configuration
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
@@ -24,7 +24,21 @@ PLAIN = RunConfig("folder:tones", "fold1", "caps")
 def tones(data_folder, monkeypatch):
     """A data folder with one corpus, and a code version that each model has."""
     write_folder(data_folder / "tones", clips_a_class=1)
-    monkeypatch.setattr(study, "current_code", lambda model: f"{TODAY} {model}")
+    monkeypatch.setattr(study, "current_code", lambda *model: f"{TODAY} {model[0]}")
+
+
+@pytest.fixture
+def compared(monkeypatch) -> list[dict]:
+    """Both codes make short runs in no time, and equally; the list of those that were made."""
+    seen: list[dict] = []
+
+    def there(checkout, described):
+        seen.extend(described)
+        return [{"code": OLD, "record": {"test": 1}} for _ in described]
+
+    monkeypatch.setattr(carry, "made_there", there)
+    monkeypatch.setattr(carry, "made_here", lambda described: [{"record": {"test": 1}} for _ in described])
+    return seen
 
 
 @pytest.fixture
@@ -64,22 +78,11 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def made_of(seen: list[RunConfig]):
-    """``train`` that notes what it made."""
-
-    def noting(config: RunConfig) -> dict:
-        seen.append(config)
-        return train(config)
-
-    return noting
-
-
-def test_equal_runs_get_today_s_key_with_a_note_and_all_that_belongs_to_them(folder):
-    seen = []
+def test_equal_runs_get_today_s_key_with_a_note_and_all_that_belongs_to_them(folder, compared):
     configs = [dataclasses.replace(PLAIN, seed=seed) for seed in range(3)]
     before = [read(old(folder, config, seconds=10.0 - config.seed)) for config in configs]
-    assert carry_over(folder, made_of(seen)) == (3, 1)
-    assert seen == [configs[2]]  # the quickest
+    assert carry_over(folder, folder) == (3, 1, 0)
+    assert compared == [before[2]["config"]]  # the quickest
     expected = set()
     for config, was in zip(configs, before, strict=True):
         key = run_key(was["config"], "data", f"{TODAY} caps")
@@ -93,7 +96,7 @@ def test_equal_runs_get_today_s_key_with_a_note_and_all_that_belongs_to_them(fol
             assert text is None or (folder / name).read_text() == text
         record = read(folder / "records" / file_name(was["config"], key))
         assert (record["key"], record["code"]) == (key, f"{TODAY} caps")
-        note = "made by code older, carried over after 1 runs came out the same to the bit"
+        note = "made by code older; short runs of 1 systems by both codes were the same to the bit"
         assert record["provenance"] == was["provenance"] | {"carried": [note]}
         kept = {name for name in comparable(was) if name not in ("key", "code")}
         assert {name: record[name] for name in kept} == {name: was[name] for name in kept}
@@ -101,29 +104,16 @@ def test_equal_runs_get_today_s_key_with_a_note_and_all_that_belongs_to_them(fol
     assert contents(folder).keys() == expected  # and nothing of the old ones
 
 
-def test_carried_records_are_found_by_their_run(folder):
+def test_carried_records_are_found_by_their_run(folder, compared):
     old(folder, PLAIN)
-    carry_over(folder, train)
+    carry_over(folder, folder)
     run = study.Run(PLAIN, "data", study.current_code("caps"), "caps")
     assert study.Store((folder / "records",)).get(run.key)["predictions"] == [0, 1]
+    before = contents(folder)
+    assert carry_over(folder, folder) == (0, 0, 0) and contents(folder) == before
 
 
-def test_carried_twice_has_both_notes_and_today_s_are_left_alone(folder, monkeypatch):
-    old(folder, PLAIN)
-    carry_over(folder, train)
-    before, seen = contents(folder), []
-    assert carry_over(folder, made_of(seen)) == (0, 0)
-    assert contents(folder) == before and not seen
-    monkeypatch.setattr(study, "current_code", lambda model: "tomorrow")
-    assert carry_over(folder, train) == (1, 1)
-    (record,) = map(read, (folder / "records").iterdir())
-    assert [note.split(",")[0] for note in record["provenance"]["carried"]] == [
-        "made by code older",
-        "made by code today caps",
-    ]
-
-
-def test_one_run_of_every_system_is_made_anew(folder):
+def test_one_run_of_every_system_is_compared(folder, compared):
     systems = [
         PLAIN,
         dataclasses.replace(PLAIN, model="lstm"),
@@ -135,96 +125,65 @@ def test_one_run_of_every_system_is_made_anew(folder):
     for system in systems:
         for more in ({}, {"seed": 1}, {"split": "fold2"}, {"epochs": 5, "batch_size": 8}):
             old(folder, dataclasses.replace(system, **more), seconds=1.0 if more else 0.5)
-    seen = []
-    assert carry_over(folder, made_of(seen)) == (24, 6)
-    assert sorted(seen, key=repr) == sorted(systems, key=repr)
+    assert carry_over(folder, folder) == (24, 6, 0)
+    assert [configuration(config) for config in sorted(compared, key=str)] == sorted(
+        systems, key=lambda c: str(described(c))
+    )
 
 
-def test_runs_of_two_older_codes_are_both_compared(folder):
-    old(folder, PLAIN, code="first")
-    old(folder, dataclasses.replace(PLAIN, seed=1), code="second")
-    assert carry_over(folder, train) == (2, 2)
+def described(config: RunConfig) -> dict:
+    return json.loads(json.dumps(config.described()))
 
 
-@pytest.mark.parametrize(
-    "changes, differing",
-    [
-        ({"test": {"accuracy": 0.5}}, "test"),
-        ({"predictions": [0, 0], "data": {"fingerprint": "data", "clips": {"test": 4}}}, "data, predictions"),
-        ({"parameters": 3}, "parameters"),  # there before and gone today
-    ],
-)
-def test_a_run_that_differs_is_named_and_no_file_is_touched(changes, differing, folder):
-    old(folder, dataclasses.replace(PLAIN, model="att"))  # which comes first, and is equal
-    path = old(folder, PLAIN, seconds=1.0, **changes)
-    old(folder, dataclasses.replace(PLAIN, seed=1))
-    before = contents(folder)
-    with pytest.raises(CapslibError) as caught:
-        carry_over(folder, train)
-    assert str(caught.value).startswith(f"{path.name} made anew differs in {differing}: ")
-    assert "the runs have to be made again" in str(caught.value)
-    assert contents(folder) == before
-
-
-def test_a_result_that_is_new_counts_as_a_difference(folder):
+def test_records_of_a_third_code_are_left_as_they_are(folder, compared):
     old(folder, PLAIN)
-    with pytest.raises(CapslibError, match="made anew differs in label_sets"):
-        carry_over(folder, lambda config: train(config) | {"label_sets": ["a+b"]})
+    third = old(folder, dataclasses.replace(PLAIN, seed=1), code="third")
+    text = third.read_text()
+    assert carry_over(folder, folder) == (1, 1, 1) and third.read_text() == text
 
 
-def test_records_of_another_machine_are_compared_through_those_of_this_one(folder, tmp_path):
-    """Processors differ in last digits: the same run by the older code, made here, stands in; where it differs too, none."""
-    path = old(folder, PLAIN, test={"accuracy": 0.1299999})
-    here = old(tmp_path / "here", PLAIN)
-    assert here.name == path.name
-    before = contents(folder)
-    with pytest.raises(CapslibError, match="made anew differs in test"):
-        carry_over(folder, lambda config: train(config) | {"test": {"accuracy": 0.3}}, here.parent)
-    assert contents(folder) == before
-    assert carry_over(folder, train, here.parent) == (1, 1)
-    (record,) = map(read, (folder / "records").iterdir())
-    assert record["test"] == {"accuracy": 0.1299999}  # its own numbers stay
-
-
-def test_a_run_that_fails_touches_no_file(folder):
+def test_a_run_that_differs_is_named_and_no_file_is_touched(folder, compared, monkeypatch):
     old(folder, PLAIN)
     before = contents(folder)
+    for other, differing in (({"test": 2}, "test"), ({"test": 1, "sets": []}, "sets"), ({}, "test")):
+        monkeypatch.setattr(carry, "made_here", lambda described, other=other: [{"record": other} for _ in described])
+        with pytest.raises(
+            CapslibError, match=rf"caps on folder:tones, split fold1, seed 0 differs in {differing}: .* made again"
+        ):
+            carry_over(folder, folder)
+        assert contents(folder) == before
 
-    def failing(config):
-        raise CapslibError("the loss is not a number in epoch 1")
 
-    with pytest.raises(CapslibError, match="not a number"):
-        carry_over(folder, failing)
-    assert contents(folder) == before
+def test_a_run_of_today_s_code_is_not_replaced(folder, compared):
+    old(folder, PLAIN)
+    today = old(folder, PLAIN, code=f"{TODAY} caps", predictions=[7])
+    text = today.read_text()
+    assert carry_over(folder, folder) == (0, 1, 1) and today.read_text() == text
 
 
-def test_systems_whose_corpora_are_not_here_are_told(folder):
+def test_systems_whose_corpora_are_not_here_are_left_and_counted(folder, compared):
     old(folder, PLAIN)
     old(folder, dataclasses.replace(PLAIN, corpus="emodb:emotion4", model="att"))
-    before, seen = contents(folder), []
-    with pytest.raises(CapslibError, match=r"records of corpora that are not here only: .*set CAPSLIB_DATA"):
-        carry_over(folder, made_of(seen))
-    assert contents(folder) == before and not seen
+    old(folder, dataclasses.replace(PLAIN, corpus="emodb:emotion4"), seconds=0.1)  # of a system that is compared here
+    assert carry_over(folder, folder) == (2, 1, 1) and len(compared) == 1
 
 
-def test_records_of_corpora_elsewhere_go_with_those_of_the_same_system_here(folder):
-    old(folder, PLAIN)
-    old(folder, dataclasses.replace(PLAIN, corpus="emodb:emotion4"), seconds=0.1)
-    seen = []
-    assert carry_over(folder, made_of(seen)) == (2, 1) and seen == [PLAIN]
-
-
-def test_an_unreadable_record_is_named_and_no_file_is_touched(folder):
+def test_an_unreadable_record_is_named_and_no_file_is_touched(folder, compared):
     old(folder, PLAIN)
     (folder / "records" / "broken.json").write_text("{")
     before = contents(folder)
     with pytest.raises(CapslibError, match=r"broken\.json is not a readable record"):
-        carry_over(folder, train)
+        carry_over(folder, folder)
     assert contents(folder) == before
 
 
-def test_a_folder_without_records_has_nothing_to_carry(folder):
-    assert carry_over(folder, train) == (0, 0)
+def test_another_checkout_makes_the_same_short_run(data_folder):
+    write_folder(data_folder / "tones", clips_a_class=8)
+    (here,) = carry.made_here([described(PLAIN)])
+    assert carry.made_there(paths.root(), [described(PLAIN)])[0]["record"] == here["record"]
+    assert [entry["epoch"] for entry in here["record"]["epochs"]] == [1]
+    with pytest.raises(CapslibError, match="could not make the runs: see above; is it a checkout of capslib"):
+        carry.made_there(paths.root(), [described(PLAIN) | {"model": "cap"}])
 
 
 @pytest.mark.parametrize(

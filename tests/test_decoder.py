@@ -164,10 +164,12 @@ def test_the_weight_decides_whether_the_decoder_learns_and_what_the_trunk_learns
 
 
 def test_num_frames_is_the_longest_training_clip_s_unless_it_is_given():
-    assert models.complete("caps_decoder", {}, 31) == {"num_frames": 31}
-    assert models.complete("caps_decoder", {"num_frames": 9, "weight": 1.0}, 31) == {"num_frames": 9, "weight": 1.0}
-    for name in ("caps", "lstm", "cnn", "att", "caps_joined"):
-        assert models.complete(name, {}, 31) == {}
+    known = {"num_frames": 31, "source_features": 8}
+    assert models.complete("caps_decoder", {}, known) == {"num_frames": 31}
+    assert models.complete("caps_decoder", {"num_frames": 9, "weight": 1.0}, known) == {"num_frames": 9, "weight": 1.0}
+    assert models.complete("caps_joined", {"source_capsules": 2}, known) == {"source_features": 8, "source_capsules": 2}
+    for name in ("caps", "lstm", "cnn", "att"):
+        assert models.complete(name, {}, known) == {}
 
 
 # --- Joined to a source's capsules

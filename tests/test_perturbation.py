@@ -99,7 +99,9 @@ def test_a_clip_without_samples_stays_one(kind):
         ("speed", -1.0, r"speed -1: a factor must be above 0"),
         ("gain", -200.0, r"gain -200 leaves silence.*choose a level nearer to no change"),
         ("offset", -0.25, r"offset -0\.25 leaves silence"),
-        ("offset", float("nan"), r"offset nan leaves silence or no number"),
+        ("offset", float("nan"), r"offset nan: give a finite level"),
+        ("speed", float("nan"), r"speed nan: give a finite level"),
+        ("gain", 1e5, r"gain 100000 leaves silence or no number"),
     ],
 )
 def test_what_cannot_be_done_is_told(kind, level, says):

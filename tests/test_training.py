@@ -318,8 +318,9 @@ def test_weights_reproduce_the_test_predictions(made):
     corpus = corpora.load(CONFIG.corpus)
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
-    assert metadata == {"model": "caps", "corpus": "folder:tones", "classes": "high,low,mid", "options": "{}"}
-    model = models.build(metadata["model"], 60, 3)
+    told = {name: json.loads(value) for name, value in metadata.items()}
+    assert told == {"model": "caps", "corpus": "folder:tones", "classes": ["high", "low", "mid"], "options": {}}
+    model = models.build("caps", 60, 3)
     model.load_state_dict(load_file(file))
     test = load_parts(corpus, CONFIG)["test"]
     scores = predict(model, test, torch.device("cpu"))
@@ -523,7 +524,7 @@ def test_a_schedule_sees_every_step_and_can_change_the_outcome(made, monkeypatch
         ({"schedule": "loss_decy"}, "unknown schedule 'loss_decy': did you mean 'loss_decay'"),
         ({"perturb": ("sped", (1.1,))}, "unknown perturbation 'sped': did you mean 'speed'"),
         ({"perturb": ("gain", (0.0, 6.0)), "segment_frames": 5}, "segment_frames and perturb cannot be combined"),
-        ({"model": "caps_joined"}, "60 features with source_features=64 and source_capsules=4: give the run a source"),
+        ({"model": "caps_joined"}, "60 features with source_features=None and source_capsules=4: give the run a source"),
     ],
 )
 def test_what_does_not_go_together_is_told(changes, says):
@@ -635,7 +636,7 @@ def test_a_joined_network_reads_its_source(transfer):
     [
         (
             {"corpus": "folder:tones"},
-            r"caps on folder:tones.*: the source is of the same corpus: transfer needs another",
+            r"caps on folder:tones.*: the source has heard clips of this corpus: transfer needs another",
         ),
         (
             {"features": FeatureConfig("spectrogram")},

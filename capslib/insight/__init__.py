@@ -46,7 +46,7 @@ def load(run: Run, profile: str) -> models.AudioModel:
 
 
 def test_part(config: RunConfig) -> tuple[Part]:
-    """The test clips of a run."""
+    """The test clips of a run; of one with a source, without what the source says of them."""
     return (load_parts(corpora.load(config.corpus), config)["test"],)
 
 

@@ -86,11 +86,11 @@ def build(name: str, in_features: int, num_classes: int, **options: object) -> A
     return entry.model(in_features, num_classes, entry.config(**options))
 
 
-def complete(name: str, options: Mapping[str, object], longest: int) -> dict[str, object]:
-    """Options with ``num_frames`` set to ``longest``, the longest training clip, where a model asks for it and none is given."""
+def complete(name: str, options: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
+    """Options, with what is ``known`` of a run's clips for those that a model leaves open (None) and nobody gave."""
     config = entries()[choose(name, entries(), "model")].config
-    open_ = [field.name for field in fields(config) if field.name == "num_frames" and field.default is None]
-    return {**{option: longest for option in open_}, **options}
+    open_ = {field.name for field in fields(config) if field.default is None}
+    return {option: value for option, value in known.items() if option in open_} | dict(options)
 
 
 def home(name: str) -> str:

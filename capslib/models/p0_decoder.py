@@ -83,7 +83,7 @@ class DecodedCapsNet(CapsNet):
         Raises:
             CapslibError: if a clip has more frames than the decoder writes.
         """
-        wanted = self.scaled(features)
+        wanted = self.scaled(features[:, : int(lengths.max())])
         if wanted.shape[1] > self.num_frames:
             raise CapslibError(
                 f"the decoder writes {self.num_frames} frames and a clip has {wanted.shape[1]}: set num_frames to the "

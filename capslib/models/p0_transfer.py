@@ -18,9 +18,10 @@ from capslib.models.p0_capsnet import CapsNet, CapsNetConfig
 
 @dataclass(frozen=True)
 class JoinedConfig(CapsNetConfig):
-    """``source_features``: the last of every frame, one vector a clip; ``source_capsules``: that it consists of."""
+    """``source_features``: the last of every frame, one vector a clip, None for the run's source's; ``source_capsules``: that it
+    consists of."""
 
-    source_features: int = 64
+    source_features: int | None = None
     source_capsules: int = 4
 
 
@@ -28,7 +29,7 @@ class JoinedCapsNet(CapsNet):
     """The trunk sees the MFCCs alone; each source capsule, in the trunk's size, votes like a time step."""
 
     def __init__(self, in_features: int, num_classes: int, config: JoinedConfig) -> None:
-        own = in_features - config.source_features
+        own = in_features - (config.source_features or in_features)
         if own < 1 or config.source_features % config.source_capsules:
             raise CapslibError(
                 f"{in_features} features with source_features={config.source_features} and "
