@@ -5,6 +5,7 @@ Layout: ``wav/SSTTTEv.wav`` (speaker, text, first letter of the German emotion, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from capslib.corpora.layout import clips, expected
 from capslib.corpora.splits import Split, by_fold
 from capslib.corpora.table import Source, Task
+from capslib.errors import CapslibError
 
 EMOTIONS = {"W": "angry", "L": "bored", "E": "disgust", "A": "fearful", "F": "happy", "T": "sad", "N": "neutral"}
 FOUR = ("angry", "happy", "neutral", "sad")
@@ -35,6 +37,40 @@ def _folds(table: pd.DataFrame) -> list[Split]:
     return by_fold(table.assign(fold=table["speaker"].map(FOLDS)), "speaker", "emotion")
 
 
+def _pairs(tester: str) -> Callable[[pd.DataFrame], list[Split]]:
+    """One fold a pair with both speakers: the one of gender ``tester`` tests, the other validates, the rest train."""
+
+    def splits(table: pd.DataFrame) -> list[Split]:
+        pair = table["speaker"].map(FOLDS)
+        genders = table.groupby(pair)["gender"].nunique()
+        made = []
+        for number in sorted(genders.index[genders == 2]):
+            inside, tests = pair == number, table["gender"] == tester
+            parts = (~inside, inside & ~tests, inside & tests)
+            made.append(Split(f"fold{number}", *(tuple(table.index[part]) for part in parts)))
+        if not made:
+            raise CapslibError(
+                "no pair has clips of both its speakers, and one has to validate while the other tests: add recordings"
+            )
+        return made
+
+    return splits
+
+
+def _as_p2(tester: str, other: str, remark: str) -> Task:
+    return Task(
+        label="emotion",
+        group="speaker",
+        interval_over="speaker",
+        splits=_pairs(tester),
+        protocol=f"5 pairs of a man and a woman, one fold a pair: its {tester} speaker tests, its {other} one validates "
+        f"({remark}), the other pairs train, as P1 and P2 do with IEMOCAP's sessions",
+        role="P1 IEMOCAP",
+        evidence="stand-in",
+        classes=FOUR,
+    )
+
+
 def _task(role: str, classes: tuple[str, ...] | None) -> Task:
     return Task(
         label="emotion",
@@ -53,7 +89,14 @@ SOURCES = (
         name="emodb",
         read=_read,
         folder="emodb",
-        tasks={"emotion4": _task("P0 IEMOCAP", FOUR), "emotion7": _task("", None)},
+        tasks={
+            "emotion4": _task("P0 IEMOCAP", FOUR),
+            "emotion7": _task("", None),
+            "emotion4_p2": _as_p2(
+                "male", "female", "the papers do not say which; emotion4_p2_swapped has it the other way round"
+            ),
+            "emotion4_p2_swapped": _as_p2("female", "male", "the roles of emotion4_p2 swapped"),
+        },
         sample_rate=16_000,
         citation="F. Burkhardt et al., A Database of German Emotional Speech, Interspeech 2005",
         licence="free for research, see its homepage",

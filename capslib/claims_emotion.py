@@ -1,0 +1,216 @@
+"""The ledger's rows for P1 and P2; verdicts as in ``claims``, of WA and UA, or of what the claim is about.
+
+Where IEMOCAP itself is here it speaks alone; else each of its stand-ins must agree, and all tests of a claim are one family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from capslib import insight, recipes, study, tables_emotion
+from capslib.claims import _FEWEST_PAIRS, NO_DATA, OPEN, REFUTED, SUPPORTED, Claim, Finding
+from capslib.insight.gradients import input_gradients
+from capslib.study import Runs
+
+BOTH = ("accuracy", "unweighted_accuracy")
+_SHORT = {metric: short for short, metric in tables_emotion.METRICS.items()}
+_CAPSULES = ("LSTM_Cap", "CNN_SeqCap", "CNN_RecCap")
+
+
+def _keys(runs: Runs) -> list[str]:
+    """IEMOCAP, or what stands in for it."""
+    cards = {key: card for key, card in runs.grid.cards.items() if key in recipes.P2_CORPORA}
+    own = [key for key, card in cards.items() if card["evidence"] == "same corpus"]
+    return own or [key for key, card in cards.items() if card["evidence"] == "stand-in"]
+
+
+def _finding(rows: pd.DataFrame, runs: Runs) -> Finding:
+    """From tests that the claim expects to be "higher"."""
+    if rows.empty or (rows["n"] == 0).all():
+        return Finding(NO_DATA, "no runs")
+    enough = rows["n"] >= _FEWEST_PAIRS
+    verdict = OPEN
+    if (enough & (rows["verdict"] == "lower")).any():
+        verdict = REFUTED
+    elif rows["p"].isna().any():
+        verdict = NO_DATA
+    elif (enough & (rows["verdict"] == "higher")).all():
+        verdict = SUPPORTED
+    told = []
+    for _, r in rows.iterrows():
+        kind = "" if runs.grid.cards[r["corpus"]]["evidence"] == "same corpus" else " (stand-in for IEMOCAP)"
+        test = r["verdict"]
+        if pd.notna(r["p"]):
+            span = f"[{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
+            test = f"{100 * r['difference']:+.1f} points {span}, p = {r['p (Holm)']:.3f}, {r['n']} pairs"
+        what = _SHORT.get(r["metric"], r["metric"])
+        told.append(f"{r['corpus']}{kind}: {r['comparison']}, {what}: {test}")
+    return Finding(verdict, "; ".join(told))
+
+
+def beats(pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = BOTH) -> Callable[[Runs], Finding]:
+    """The claim that the first of each pair of systems beats the second in each of the metrics."""
+
+    def answer(runs: Runs) -> Finding:
+        return _finding(tables_emotion.paired(runs, pairs, metrics, _keys(runs)), runs)
+
+    return answer
+
+
+def higher(better: Sequence[str], others: Sequence[str], metrics: Sequence[str] = BOTH) -> Callable[[Runs], Finding]:
+    """The claim that each of some systems beats each of others."""
+    return beats([(ours, other) for ours in better for other in others], metrics)
+
+
+def helps(change: str, systems: Sequence[str]) -> Callable[[Runs], Finding]:
+    """The claim that systems are better than with a change: "CNN_SeqCap" than "CNN_SeqCap, no curriculum"."""
+    return beats([(system, f"{system}, {change}") for system in systems])
+
+
+def helps_more(
+    change: str, systems: Sequence[str], others: Sequence[str], metrics: Sequence[str] = BOTH
+) -> Callable[[Runs], Finding]:
+    """The claim that systems gain more than others do, fold by fold and seed by seed."""
+
+    def answer(runs: Runs) -> Finding:
+        families = {}
+        for key in _keys(runs):
+            for metric in metrics:
+                gained = {
+                    system: tables_emotion.gains(runs, key, system, f"{system}, {change}", metric)
+                    for system in (*systems, *others)
+                }
+                for ours in systems:
+                    for other in others:
+                        both = gained[ours].keys() & gained[other].keys()
+                        families[key, f"gain of {ours} - gain of {other}", metric] = {
+                            run: gained[ours][run] - gained[other][run] for run in sorted(both)
+                        }
+        return _finding(tables_emotion.tested(runs, families), runs)
+
+    return answer
+
+
+def hardest(system: str, label: str) -> Callable[[Runs], Finding]:
+    """The claim that one emotion's recall is lower than each other's."""
+    others = [name.lower() for name in tables_emotion.EMOTIONS if name.lower() != label]
+
+    def answer(runs: Runs) -> Finding:
+        families = {}
+        for key in _keys(runs):
+            records = {(r["config"]["split"], r["config"]["seed"]): r for r in runs.of(corpus=key, system=system)}
+            for other in others:
+                both = {
+                    run: tables_emotion.metric_of(r, f"recall of {other}")
+                    - tables_emotion.metric_of(r, f"recall of {label}")
+                    for run, r in records.items()
+                }
+                families[key, f"{other} - {label}", f"recall of {system}"] = {
+                    run: value for run, value in both.items() if value == value
+                }
+        return _finding(tables_emotion.tested(runs, families), runs)
+
+    return answer
+
+
+def follows(better: str, other: str) -> Callable[[Runs], Finding]:
+    """The claim that one system's input gradient follows the spectrogram more closely than another's."""
+
+    def answer(runs: Runs) -> Finding:
+        families = {}
+        for key in _keys(runs):
+            found = {
+                system: {
+                    (look["split"], look["seed"]): look["correlation"]
+                    for look in insight.looks(runs, input_gradients, train=False, system=system, corpus=key)
+                }
+                for system in (better, other)
+            }
+            both = sorted(found[better].keys() & found[other].keys())
+            families[key, f"{better} - {other}", "correlation x 100"] = {
+                run: found[better][run] - found[other][run] for run in both
+            }
+        return _finding(tables_emotion.tested(runs, families), runs)
+
+    return answer
+
+
+def counted(_: Runs) -> Finding:
+    """Whether our systems have P2's numbers of parameters."""
+    counts = tables_emotion.parameter_counts()
+    equal = (counts[""] == "equal").sum()
+    said = f"{equal} of {len(counts)} counts of Table II are equal to the last digit (no run needed)"
+    return Finding(SUPPORTED if equal == len(counts) else REFUTED, said)
+
+
+def only_capsules(_: Runs) -> Finding:
+    """Whether in P2's own table each capsule system gains more from the curriculum than each recurrent one."""
+    table, told, right = tables_emotion.values("P2", "Table IV"), [], []
+    for metric in tables_emotion.METRICS:
+        gain = {
+            s: table[s, "curriculum", metric] - table[s, "no curriculum", metric]
+            for s in ("CNN_GRU", "CNN_GRU_Att", *_CAPSULES)
+        }
+        right.append(min(gain[s] for s in _CAPSULES) > max(gain["CNN_GRU"], gain["CNN_GRU_Att"]))
+        told.append(f"{metric}: " + ", ".join(f"{s} {100 * value:+.2f}" for s, value in gain.items()))
+    return Finding(SUPPORTED if all(right) else REFUTED, "; ".join(told) + " (from the paper's own table)")
+
+
+def subtracted(_: Runs) -> Finding:
+    """Whether the gains that P2 quotes over CNN_GRU are differences of its Table V."""
+    table, told, right = tables_emotion.values("P2", "Table V"), [], []
+    for (row, column, what), gain in tables_emotion.values("P2", "text VI-F").items():
+        if column == "over CNN_GRU" and what.endswith(" gain"):
+            metric = what.removesuffix(" gain")
+            really = table[row, metric, metric] - table["CNN_GRU", metric, metric]
+            right.append(abs(really - gain) < 5e-5)
+            told.append(f"{row} {metric} {100 * gain:.2f} quoted, {100 * really:.2f} subtracted")
+    return Finding(SUPPORTED if all(right) else REFUTED, "; ".join(told) + " (from the paper's own table)")
+
+
+CLAIMS = (
+    Claim("P1", "section 4.2, Table 1", "sequential and recurrent capsules beat CNN_GRU", "09",
+          higher(("CNN_SeqCap", "CNN_RecCap"), ("CNN_GRU",))),
+    Claim("P1", "section 4.2, Table 1", "CNN_GRU-SeqCap beats all others, the quoted CNN_LSTM included", "09",
+          higher(("CNN_GRU-SeqCap",), ("CNN_LSTM [15]", "CNN_GRU", "CNN_SeqCap", "CNN_RecCap"))),
+    Claim("P1", "section 4.2, Table 1", "recurrent capsules beat sequential ones at WA and UA", "09", higher(("CNN_RecCap",), ("CNN_SeqCap",))),
+    Claim("P1", "section 4.2, Table 2", "happy is the hardest class of CNN_SeqCap", "09", hardest("CNN_SeqCap", "happy")),
+    Claim("P1", "section 4.2, Table 3", "recurrent connections raise the recall of happy", "09",
+          higher(("CNN_RecCap",), ("CNN_SeqCap",), ("recall of happy",))),
+    Claim("P2", "Table II", "our question: its parameter counts can be reproduced", "09", counted),
+    Claim("P2", "section VI-C, Table IV", "the curriculum helps all three capsule systems at WA and UA", "09", helps("no curriculum", _CAPSULES)),
+    Claim("P2", "section VI-C, Table IV", "and more than the recurrent systems, on which it has little impact", "09",
+          helps_more("no curriculum", _CAPSULES, ("CNN_GRU", "CNN_GRU_Att"))),
+    Claim("P2", "Table IV", "our question: the paper's own table shows that", "09", only_capsules),
+    Claim("P2", "section IV-D", "our question: it is the order, short before long, and not the sorted batches", "09",
+          helps("sorted batches", recipes.CONTROLLED)),
+    Claim("P2", "section VI-D, Fig. 7", "two routing passes are better than one and than four", "09",
+          higher(("CNN_SeqCap, 2 passes",), ("CNN_SeqCap, 1 pass", "CNN_SeqCap, 4 passes"))),
+    Claim("P2", "section VI-E, Table V", "CNN_SeqCap and CNN_RecCap beat the CNN", "09", higher(("CNN_SeqCap", "CNN_RecCap"), ("CNN [15]",))),
+    Claim("P2", "section VI-E", "so does LSTM_Cap (against its UA in the table)", "09", higher(("LSTM_Cap",), ("CNN [15]",))),
+    Claim("P2", "section VI-E, Table V", "CNN_SeqCap and CNN_RecCap beat LSTM_Cap", "09", higher(("CNN_SeqCap", "CNN_RecCap"), ("LSTM_Cap",))),
+    Claim("P2", "section VI-E, Table V", "CNN_SeqCap beats CNN_GRU and CNN_GRU_Att (p < 0.05)", "09",
+          higher(("CNN_SeqCap",), ("CNN_GRU", "CNN_GRU_Att"))),
+    Claim("P2", "section VI-E, Table V", "CNN_RecCap beats CNN_SeqCap at UA (p < 0.05)", "09", higher(("CNN_RecCap",), ("CNN_SeqCap",), ("unweighted_accuracy",))),
+    Claim("P2", "section VI-E, Tables VI and VII", "CNN_RecCap recalls more of happy and of sad than CNN_SeqCap", "09",
+          higher(("CNN_RecCap",), ("CNN_SeqCap",), ("recall of happy", "recall of sad"))),
+    Claim("P2", "section VI-E, Tables VI and VII", "and less of angry", "09", higher(("CNN_SeqCap",), ("CNN_RecCap",), ("recall of angry",))),
+    Claim("P2", "section VI-E, Fig. 8", "the gradients of CNN_SeqCap follow the spectrogram, those of CNN_GRU_Att do not", "09",
+          follows("CNN_SeqCap", "CNN_GRU_Att")),
+    Claim("P2", "section VI-F, Table V", "CNN_GRU-SeqCap beats the CNN, CNN_GRU, CNN_GRU_Att and CNN_SeqCap", "09",
+          higher(("CNN_GRU-SeqCap",), ("CNN [15]", "CNN_GRU", "CNN_GRU_Att", "CNN_SeqCap"))),
+    Claim("P2", "section VI-F, Table V", "CNN_GRU-SeqCap beats CNN_GRU-RecCap (p < 0.005)", "09",
+          higher(("CNN_GRU-SeqCap",), ("CNN_GRU-RecCap",))),
+    Claim("P2", "section VI-F, Table V", "CNN_GRU-RecCap is worse than CNN_RecCap, but better than CNN_GRU and the CNN", "09",
+          beats([("CNN_RecCap", "CNN_GRU-RecCap"), ("CNN_GRU-RecCap", "CNN_GRU"), ("CNN_GRU-RecCap", "CNN [15]")])),
+    Claim("P2", "section VI-F, Table V", "averaging the probabilities of two systems improves WA over each", "09",
+          beats([(f"CNN_GRU + {other}", one) for other in recipes.CONTROLLED for one in ("CNN_GRU", other)], ("accuracy",))),
+    Claim("P2", "section VI-F", "our question: its quoted gains are the differences of its table", "09", subtracted),
+)  # fmt: skip
+
+
+def grids(profile: str) -> list[study.Grid]:
+    """What these claims need: every system of notebook 09 on IEMOCAP or its stand-ins; embedded corpora never speak."""
+    return [recipes.p2_grid(recipes.P2_CORPORA, profile)] if profile == "full" else []

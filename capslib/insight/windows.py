@@ -1,0 +1,87 @@
+"""How long a network's window capsules are along an utterance (P1 section 2.2, P2 sections IV-B and IV-C)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from capslib import models
+from capslib.errors import CapslibError
+from capslib.layers import SequentialCapsules
+from capslib.models.p2_trunks import CapsuleBranch
+from capslib.runs import Part
+
+
+@torch.inference_mode()
+def window_lengths(model: models.AudioModel, part: Part) -> dict:
+    """Lengths of the window capsules of every clip, and how they change from window to window.
+
+    Args:
+        model: CNN_SeqCap, CNN_RecCap, or one that has such a branch.
+        part: test clips.
+    Returns:
+        length, over all windows and capsules; within, the deviation of a capsule's length over the windows of a clip, and
+        between, that of its mean over the clips; likeness, the cosine of the window capsules of one window and of the next;
+        loudness, the correlation over a clip's windows of the longest capsule's length with the window's mean log power (0
+        where either is constant): means over capsules and over the clips with at least three windows. clip, the longest one:
+        lengths (windows x capsules), frames (middle of each window), loudness, target and predicted.
+    Raises:
+        CapslibError: if the model has no window capsules, or no clip has three windows.
+    """
+    branch = next((m for m in model.modules() if isinstance(m, CapsuleBranch)), None)
+    if branch is None:
+        raise CapslibError(f"{type(model).__name__} has no window capsules: choose CNN_SeqCap or CNN_RecCap")
+    layer, step = branch.capsules, model.trunk.frames_a_step
+    longest, shown = int(part.lengths.argmax()), {}
+    all_lengths, within, means, likeness, correlations = [], [], [], [], []
+    for index in range(len(part)):
+        features, lengths, target = part.batch([index], torch.device("cpu"))
+        vectors = _vectors(model, layer, features, lengths)
+        found = vectors.norm(dim=-1)  # (N, capsules)
+        power = features[0].double().mean(-1)
+        starts = [n * layer.shift * step for n in range(len(found))]
+        loudness = torch.stack([power[start : start + layer.window * step].mean() for start in starts])
+        if index == longest:
+            shown = {
+                "lengths": _rounded(found),
+                "frames": [start + layer.window * step / 2 for start in starts],
+                "loudness": _rounded(loudness),
+                "target": int(target[0]),
+                "predicted": int(model(features, lengths).argmax()),
+            }
+        if len(found) < 3:
+            continue
+        all_lengths.append(found.flatten())
+        means.append(found.mean(0))
+        within.append(found.std(0, correction=0).mean())
+        flat = vectors.flatten(1)
+        likeness.append(functional.cosine_similarity(flat[1:], flat[:-1], dim=-1).mean())
+        correlations.append(_correlation(found.max(-1).values, loudness))
+    if not means:
+        raise CapslibError("no test clip has three windows: choose a smaller window or shift")
+    return {
+        "length": round(float(torch.cat(all_lengths).mean()), 4),
+        "within": round(float(torch.stack(within).mean()), 4),
+        "between": round(float(torch.stack(means).std(0, correction=0).mean()), 4),
+        "likeness": round(float(torch.stack(likeness).mean()), 4),
+        "loudness": round(float(torch.stack(correlations).mean()), 4),
+        "clip": shown,
+    }
+
+
+def _vectors(model: models.AudioModel, layer: SequentialCapsules, features: Tensor, lengths: Tensor) -> Tensor:
+    """Window capsules of one clip: (1, T, bins), (1,) -> (N, capsules, features), float64."""
+    maps, steps = model.trunk(model.prepared(features, lengths), lengths)
+    return layer.window_vectors(maps, steps)[0].double()
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, 0 where one of them is constant: (n,), (n,) -> scalar."""
+    a, b = a - a.mean(), b - b.mean()
+    spread = a.norm() * b.norm()
+    return (a * b).sum() / spread if spread > 1e-12 else torch.zeros((), dtype=a.dtype)
+
+
+def _rounded(values: Tensor) -> list:
+    return torch.round(values, decimals=4).tolist()

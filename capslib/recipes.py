@@ -1,0 +1,102 @@
+"""P1's and P2's recipe and systems as runs, the same for the notebook and for the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from capslib import corpora, study
+from capslib.errors import choose
+from capslib.features import FeatureConfig
+from capslib.study import Grid, System
+
+# P2 table V, in the order in which they are run.
+P2_SYSTEMS = {
+    "CNN_GRU": "cnn_gru",
+    "CNN_GRU_Att": "cnn_gru_att",
+    "LSTM_Cap": "lstm_cap",
+    "CNN_SeqCap": "cnn_seqcap",
+    "CNN_RecCap": "cnn_reccap",
+    "CNN_GRU-SeqCap": "cnn_gru_seqcap",
+    "CNN_GRU-RecCap": "cnn_gru_reccap",
+    "CNN_GRU + CNN_SeqCap": "cnn_gru+cnn_seqcap",
+    "CNN_GRU + CNN_RecCap": "cnn_gru+cnn_reccap",
+    "CNN [15]": "ref15_cnn",
+    "CNN_LSTM [15]": "ref15_cnn_lstm",
+}
+TABLE_IV = ("CNN_GRU", "CNN_GRU_Att", "LSTM_Cap", "CNN_SeqCap", "CNN_RecCap")
+CONTROLLED = ("CNN_SeqCap", "CNN_RecCap")
+PASSES = (1, 2, 4)  # P2 Fig. 7; its third point is CNN_SeqCap itself
+CURRICULUM = "short_utterances_first"
+SEEDS = range(5)
+# IEMOCAP, where it is, and what stands in for it.
+P2_CORPORA = ("iemocap:emotion4", "emodb:emotion4_p2", "ravdess:emotion4")
+
+
+def spectrogram(sample_rate: int) -> FeatureConfig:
+    """P2's spectrogram: 10 Hz a bin, 512 bins, or at a low rate as many as there are below half of it."""
+    if sample_rate == 16_000:
+        return FeatureConfig("spectrogram")
+    bins = min(512, sample_rate // 20)
+    return FeatureConfig("spectrogram", (("n_fft", sample_rate // 10), ("num_bins", bins)))
+
+
+def p2_systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System]:
+    """Every system of P1's and P2's tables, its variants, and our controls, as ``study.grid`` takes them.
+
+    Names are P2's. All have the curriculum but ``", no curriculum"`` (random order from the first epoch); ``", segments
+    first"`` sorts the first epoch by the segment's length, ``", sorted batches"`` forms the curriculum's batches and shuffles
+    them. ``", 1 pass"`` and so on route so often.
+
+    Args:
+        sample_rate: of the corpora, in hertz.
+        changes: fields of ``RunConfig`` that differ from the papers' recipe (fewer epochs for a quick look).
+    """
+    recipe = {
+        "features": spectrogram(sample_rate),
+        "segment_frames": 200,
+        "epochs": 20,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "schedule": "loss_decay",
+        "order": CURRICULUM,
+    } | changes
+
+    def variant(system: str, order: str) -> System:
+        return (P2_SYSTEMS[system], {}, recipe | {"order": order})
+
+    found: dict[str, System] = {system: (model, {}, recipe) for system, model in P2_SYSTEMS.items()}
+    found |= {f"{system}, no curriculum": variant(system, "random") for system in TABLE_IV}
+    passes = {f"CNN_SeqCap, {n} pass{'es' * (n > 1)}": n for n in PASSES}
+    found |= {name: ("cnn_seqcap", {"num_iterations": n}, recipe) for name, n in passes.items()}
+    found |= {f"{system}, segments first": variant(system, "short_segments_first") for system in CONTROLLED}
+    return found | {f"{system}, sorted batches": variant(system, "sorted_batches") for system in CONTROLLED}
+
+
+def p2_grid(
+    keys: Sequence[str],
+    profile: str,
+    only: Sequence[str] = (),
+    seeds: Iterable[int] = SEEDS,
+    folds: int | None = None,
+    **changes: object,
+) -> Grid:
+    """The runs of ``p2_systems`` on corpora of any sample rate: seed by seed, in each system by system.
+
+    Args:
+        keys: of corpora; those not here are listed in ``absent``.
+        profile: "quick" or "full".
+        only: names of systems; all by default.
+        seeds, folds: see ``study.grid``; five seeds by default, as P2.
+        changes: see ``p2_systems``.
+    Raises:
+        CapslibError: for an unknown system, with the nearest.
+    """
+    runs, cards, absent, seeds = [], {}, {}, list(seeds)
+    for key in keys:
+        systems = p2_systems(corpora.parse(key)[0].sample_rate, **changes)
+        chosen = {choose(name, systems, "system of P2"): systems[name] for name in only} or systems
+        made = study.grid([key], chosen, profile, seeds, folds)
+        runs, cards, absent = [*runs, *made.runs], {**cards, **made.cards}, {**absent, **made.absent}
+    place = {system: i for i, system in enumerate(p2_systems())}
+    runs.sort(key=lambda run: (run.config.seed, place[run.system]))
+    return Grid(profile, tuple(runs), cards, absent)

@@ -1,0 +1,330 @@
+"""Tables of P1 and P2: parameter counts, WA and UA, confusion matrices and paired tests, published beside ours.
+
+WA (weighted accuracy) is accuracy, UA (unweighted accuracy) the mean recall of the classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import HTML
+
+from capslib import corpora, models, paths, statistics
+from capslib.errors import CapslibError
+from capslib.recipes import P2_SYSTEMS
+from capslib.study import Runs
+from capslib.tables import evidence, show
+
+METRICS = {"WA": "accuracy", "UA": "unweighted_accuracy"}
+EMOTIONS = ("Neutral", "Angry", "Happy", "Sad")
+NOT_YET = "not run yet"
+
+
+@cache
+def values(paper: str, table: str) -> Mapping[tuple[str, str, str], float]:
+    """Numbers of a paper's table by row, column and metric; percents as fractions.
+
+    Args:
+        paper: "P1" or "P2".
+        table: "Table IV".
+    """
+    everything = pd.read_csv(paths.root() / "data" / "published.csv", dtype=str, keep_default_na=False)
+    ours = everything[(everything["paper"] == paper) & (everything["table"] == table)]
+    return {
+        (r["row"], r["column"], r["metric"]): float(r["value"]) / (100 if r["unit"] == "percent" else 1)
+        for _, r in ours.iterrows()
+    }
+
+
+def built(model: str, **options: object) -> torch.nn.Module:
+    """A system for four classes and 512 bins, without memory."""
+    with torch.device("meta"):
+        return models.build(model, 512, 4, **options)
+
+
+def parameter_counts() -> pd.DataFrame:
+    """P2 Table II: published, counted on the systems as they are built here, and whether they are equal."""
+    rows = []
+    for (system, _, _), published in values("P2", "Table II").items():
+        ours = models.count_parameters(built(P2_SYSTEMS.get(system, system.lower())))
+        rows.append(
+            {
+                "system": system,
+                "published": f"{published:,.0f}",
+                "ours": f"{ours:,}",
+                "": "equal" if ours == published else "different",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def literal_counts() -> pd.DataFrame:
+    """What P2's systems would count if its text were taken literally where its Table II says otherwise."""
+    capsules = built("cnn_seqcap").head.capsules
+    sizes = {name: models.count_parameters(built(name)) for name in ("cnn_seqcap", "cnn_reccap")}
+    inputs, shared = len(capsules.window_layer.matrices), capsules.window_layer.bias.numel()
+    literal = {
+        "CNN_GRU: Table I pools 32x on one axis (here frequency) and 4x on the other": (
+            "CNN_GRU", lambda: models.count_parameters(built("cnn_gru", pools=((1, 2), (2, 4), (2, 4))))),
+        "CNN_SeqCap: equation 3 writes a bias b_ij for each pair of capsules": (
+            "CNN_SeqCap", lambda: sizes["cnn_seqcap"] + (inputs - 1) * shared),
+        "CNN_RecCap: equation 9 writes a matrix W^o_ij for each pair (and the bias)": (
+            "CNN_RecCap", lambda: sizes["cnn_reccap"] + (inputs - 1) * (shared + capsules.vector_features * shared)),
+        "CNN_SeqCap: 40 input steps of the matrix that the windows are cut from, if that is the trunk's output": (
+            "CNN_SeqCap", lambda: models.count_parameters(built("cnn_seqcap", window=160, shift=80))),
+        "CNN_Cap: e.g. 200 frames": ("CNN_Cap", lambda: models.count_parameters(built("cnn_cap", num_frames=200))),
+        "LSTM_Cap: e.g. 200 frames": ("LSTM_Cap", lambda: models.count_parameters(built("lstm_cap", num_frames=200))),
+    }  # fmt: skip
+    table = {system: number for (system, _, _), number in values("P2", "Table II").items()}
+    return pd.DataFrame(
+        {"taken literally": words, "would count": f"{count():,}", "published": f"{table[system]:,.0f}"}
+        for words, (system, count) in literal.items()
+    )
+
+
+def utterances(cards: Mapping[str, dict]) -> pd.DataFrame:
+    """P2 Table III: utterances of each emotion, published and in the corpora in use."""
+    published = values("P2", "Table III")
+    rows = [
+        {"corpus": "IEMOCAP, improvised", "evidence": "published"}
+        | {name: f"{published['Utt #', name, 'utterances']:.0f}" for name in EMOTIONS}
+    ]
+    for key, card in cards.items():
+        counts = dict.fromkeys(EMOTIONS, "recordings not here")
+        if corpora.find(key) is not None:
+            labels = corpora.load(key).table["label"].value_counts()
+            counts = {name: f"{labels.get(name.lower(), 0)}" for name in EMOTIONS}
+        rows.append({"corpus": key, "evidence": evidence(card)} | counts)
+    return pd.DataFrame(rows)
+
+
+def _made(runs: Runs, key: str, records: Sequence[dict]) -> str:
+    if not records:
+        return ""
+    folds = len({r["config"]["split"] for r in records})
+    seeds = len({r["config"]["seed"] for r in records})
+    return f"{folds} of {len(runs.grid.cards[key]['splits'])} folds, {seeds} seed(s), {len(records)} runs"
+
+
+def scores(runs: Runs, places: Mapping[str, tuple[str, str]], paper: str, table: str, name: str, out: Path) -> HTML:
+    """WA and UA of systems as published, and ours below each, one row a corpus.
+
+    Args:
+        runs: of the systems.
+        places: row and column of the paper's table, by name of our system; the column "" where columns are WA and UA.
+            A system that the paper does not have stands at ("", "").
+        paper, table: "P2", "Table V".
+        name, out: see ``tables.show``.
+    """
+    published, rows = values(paper, table), []
+    for system, (row, column) in places.items():
+        cells = {metric: published.get((row, column or metric, metric)) for metric in METRICS}
+        if any(cells.values()):
+            told = {metric: "" if value is None else f"{value:.3f}" for metric, value in cells.items()}
+            rows.append({"system": system, "corpus": "IEMOCAP", "evidence": "published", **told, "runs": ""})
+        for key, card in runs.grid.cards.items():
+            records = runs.of(corpus=key, system=system)
+            told = {m: str(statistics.cell(records, ours)) if records else NOT_YET for m, ours in METRICS.items()}
+            head = {"system": system, "corpus": key, "evidence": evidence(card)}
+            rows.append(head | told | {"runs": _made(runs, key, records)})
+    caption = (
+        f"{paper} {table}: test WA and UA as published on IEMOCAP, and ours as mean and 95% interval, of WA over speakers, "
+        f"of UA over folds. {len(runs.records)} of {len(runs.grid)} runs of this notebook, profile {runs.grid.profile}."
+    )
+    return show(pd.DataFrame(rows), name, caption, out)
+
+
+def confusions(runs: Runs, system: str, paper: str, table: str, name: str, out: Path) -> HTML:
+    """Recall matrix of a system as published, and ours: test clips of all folds and seeds pooled, one row a true class."""
+    published, rows = values(paper, table), []
+    for true in EMOTIONS:
+        told = {f"told {other}": f"{published[true, other, 'confusion']:.3f}" for other in EMOTIONS}
+        rows.append({"true": true, "corpus": "IEMOCAP", "evidence": "published", **told, "clips": ""})
+        for key, card in runs.grid.cards.items():
+            records = runs.of(corpus=key, system=system)
+            told, clips = dict.fromkeys((f"told {other}" for other in EMOTIONS), NOT_YET), ""
+            if records:
+                place = {label: i for i, label in enumerate(records[0]["classes"])}
+                counts = np.sum([record["confusion"] for record in records], axis=0)[place[true.lower()]]
+                clips = f"{counts.sum()}"
+                told = {
+                    f"told {other}": f"{counts[place[other.lower()]] / counts.sum():.3f}" if counts.sum() else ""
+                    for other in EMOTIONS
+                }
+            rows.append({"true": true, "corpus": key, "evidence": evidence(card), **told, "clips": clips})
+    caption = (
+        f"{paper} {table}, {system}: share of the clips of each true class that is told as each class. Published on IEMOCAP; "
+        "ours below it, all folds and seeds pooled."
+    )
+    return show(pd.DataFrame(rows), name, caption, out)
+
+
+def metric_of(record: Mapping, metric: str) -> float:
+    """A metric of the test part: "accuracy", "unweighted_accuracy" or "recall of happy", which is NaN where no clip is."""
+    kind, _, label = metric.partition(" of ")
+    if kind != "recall":
+        return record["test"][metric]
+    place = record["classes"].index(label)
+    counts = record["confusion"][place]
+    return counts[place] / sum(counts) if sum(counts) else float("nan")
+
+
+def _ratio(runs: Runs, record: Mapping) -> float:
+    """Test clips over training clips; a record counts the training part's segments, of which a clip has several."""
+    split = runs.grid.cards[record["config"]["corpus"]]["splits"][record["config"]["split"]]
+    return split["test"] / min(split["train"], record["config"].get("max_train_clips") or split["train"])
+
+
+def gains(runs: Runs, key: str, first: str, second: str, metric: str) -> dict[tuple[str, int], float]:
+    """Metric of one system minus another's on a corpus, by fold and seed that both have; not numbers are left out."""
+
+    def by_run(system: str) -> dict[tuple[str, int], float]:
+        records = runs.of(corpus=key, system=system)
+        return {(r["config"]["split"], r["config"]["seed"]): metric_of(r, metric) for r in records}
+
+    ours, others = by_run(first), by_run(second)
+    both = {run: ours[run] - others[run] for run in ours if run in others}
+    return {run: value for run, value in both.items() if not np.isnan(value)}
+
+
+def tested(runs: Runs, families: Mapping[tuple[str, str, str], Mapping[tuple[str, int], float]]) -> pd.DataFrame:
+    """Corrected resampled t-tests that differences are zero, one family for Holm's correction.
+
+    Args:
+        runs: whose corpora give the share of test clips.
+        families: differences by fold and seed, for each (corpus, comparison, metric).
+    Returns:
+        One row each: corpus, comparison, metric, difference, low, high, p, n, p (Holm), verdict; the verdict is "higher",
+        "lower", "inconclusive", "one pair only" or "not run yet".
+    """
+    rows = []
+    for (key, comparison, metric), differences in families.items():
+        row = {"corpus": key, "comparison": comparison, "metric": metric, "n": len(differences)}
+        found = [r for r in runs.records if r["config"]["corpus"] == key]
+        ratios = [_ratio(runs, r) for r in found if (r["config"]["split"], r["config"]["seed"]) in differences]
+        with contextlib.suppress(CapslibError):  # fewer than two pairs
+            test = statistics.corrected_resampled_t_test(list(differences.values()), float(np.mean(ratios or [0])))
+            row |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
+        rows.append(row)
+    columns = ["corpus", "comparison", "metric", "difference", "low", "high", "p", "n", "p (Holm)", "verdict"]
+    frame = pd.DataFrame(rows, columns=columns)
+    some = frame["p"].notna()
+    frame.loc[some, "p (Holm)"] = statistics.holm(frame.loc[some, "p"])
+    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+    return frame
+
+
+def _verdict(row: pd.Series) -> str:
+    if pd.isna(row["p"]):
+        return "one pair only" if row["n"] else NOT_YET
+    if row["p (Holm)"] > statistics.LEVEL:
+        return "inconclusive"
+    return "higher" if row["difference"] > 0 else "lower"
+
+
+def paired(
+    runs: Runs,
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str] = ("accuracy", "unweighted_accuracy"),
+    keys: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Tests of one system minus another on the folds and seeds that both have, one family.
+
+    Args:
+        runs: of the systems.
+        pairs: names of systems.
+        metrics: see ``metric_of``.
+        keys: of corpora; by default all of the runs.
+    """
+    keys = list(runs.grid.cards) if keys is None else keys
+    return tested(
+        runs,
+        {
+            (key, f"{first} - {second}", metric): gains(runs, key, first, second, metric)
+            for key in keys
+            for first, second in pairs
+            for metric in metrics
+        },
+    )
+
+
+def ours(system: str) -> str:
+    """Our name for a system of P2's text: its CNN and CNN_LSTM are reference 15's."""
+    return f"{system} [15]" if system in ("CNN", "CNN_LSTM") else system
+
+
+def text_tests(runs: Runs) -> pd.DataFrame:
+    """The comparisons that P2's text makes (sections VI-E and VI-F): its gain and bound on p, and our paired test.
+
+    Where the text has no gain for a pair that it tests, the gain is the difference in Table V.
+    """
+    said = {**values("P2", "text VI-E"), **values("P2", "text VI-F")}
+    table = values("P2", "Table V")
+    pairs = list(dict.fromkeys((r, c.removeprefix("over ")) for r, c, _ in said if c.startswith("over ")))
+    tests = paired(runs, [(ours(first), ours(second)) for first, second in pairs])
+    published = {}
+    for first, second in pairs:
+        for short, metric in METRICS.items():
+            gain = said.get((first, f"over {second}", f"{short} gain"))
+            gain = table[first, short, short] - table[second, short, short] if gain is None else gain
+            words = (f"{short} p value, upper bound", "p value, upper bound")
+            bound = next((b for w in words if (b := said.get((first, f"over {second}", w))) is not None), None)
+            said_p = "" if bound is None else f"< {bound:g}"
+            published[f"{ours(first)} - {ours(second)}", metric] = (f"{100 * gain:+.2f}", said_p)
+    places = list(zip(tests["comparison"], tests["metric"], strict=True))
+    tests.insert(3, "published gain in points", [published[place][0] for place in places])
+    tests.insert(4, "published p", [published[place][1] for place in places])
+    return readable(tests)
+
+
+def readable(tests: pd.DataFrame) -> pd.DataFrame:
+    """Tests with WA and UA by name, and differences in points."""
+    named = tests.replace({"metric": {metric: short for short, metric in METRICS.items()}})
+    for column in ("difference", "low", "high"):
+        named[column] = [f"{100 * value:+.2f}" if pd.notna(value) else "" for value in named[column]]
+    return named.rename(columns={"difference": "ours in points"})
+
+
+def along(found: Sequence[Mapping]) -> pd.DataFrame:
+    """What looks at window capsules say, one row a corpus and system: means with 95% intervals over the folds.
+
+    Args:
+        found: from ``insight.looks(runs, windows.window_lengths)``.
+    """
+    columns = {
+        "length": (lambda look: look["length"], (0.0, 1.0)),
+        "deviation along an utterance": (lambda look: look["within"], (0.0, 1.0)),
+        "deviation between utterances": (lambda look: look["between"], (0.0, 1.0)),
+        "likeness of one window to the next (cosine)": (lambda look: look["likeness"], (-1.0, 1.0)),
+        "correlation of the longest with loudness": (lambda look: look["loudness"], (-1.0, 1.0)),
+    }
+    return _over_looks(found, columns)
+
+
+def followed(found: Sequence[Mapping]) -> pd.DataFrame:
+    """What looks at input gradients say, one row a corpus and system: means with 95% intervals over the folds.
+
+    Args:
+        found: from ``insight.looks(runs, gradients.input_gradients)``.
+    """
+    columns = {
+        "correlation with the spectrogram": (lambda look: look["correlation"], (-1.0, 1.0)),
+        "share on the loudest tenth (0.1: even)": (lambda look: look["loudest"], (0.0, 1.0)),
+        "share on its own largest tenth": (lambda look: look["largest"], (0.0, 1.0)),
+    }
+    return _over_looks(found, columns)
+
+
+def _over_looks(found: Sequence[Mapping], columns: Mapping) -> pd.DataFrame:
+    rows = []
+    for corpus, system in dict.fromkeys((look["corpus"], look["system"]) for look in found):
+        here = [look for look in found if (look["corpus"], look["system"]) == (corpus, system)]
+        head = {"corpus": corpus, "system": system, "networks": len(here)}
+        rows.append(head | {title: str(statistics.over_folds(here, *how)) for title, how in columns.items()})
+    return pd.DataFrame(rows, columns=["corpus", "system", "networks", *columns])

@@ -1,0 +1,270 @@
+"""P1's and P2's protocol, recipe, tables and ledger: published and ours are never mixed, and verdicts follow from records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import trees
+
+from capslib import claims_emotion, corpora, models, recipes, runs, study, tables_emotion
+from capslib.claims import NO_DATA, OPEN, REFUTED, SUPPORTED
+from capslib.errors import CapslibError
+
+SPLITS = {f"fold{k}": {"train": 100, "validation": 25, "test": 25, "fingerprint": "f"} for k in range(1, 6)}
+CARDS = {
+    key: {"role": "P1 IEMOCAP", "evidence": kind, "missing": [], "splits": SPLITS, "interval_over": "speaker"}
+    for key, kind in {
+        "emodb:emotion4_p2": "stand-in",
+        "ravdess:emotion4": "stand-in",
+        "synth_emotion:emotion": "synthetic",
+    }.items()
+}
+LOW = [0.50, 0.52, 0.51, 0.49, 0.50]
+HIGH = [0.80, 0.81, 0.82, 0.78, 0.80]
+
+
+def records(corpus: str, system: str, values: list[float], happy: float = 0.1) -> list[dict]:
+    """One a fold, with this WA and, less 0.1, UA; of ten clips a class nine are right, of happy a share of ``happy``."""
+    right = {"angry": 9, "happy": round(10 * happy), "neutral": 9, "sad": 9}
+    confusion = np.diag(list(right.values()))
+    confusion[:, 2] += 10 - np.array(list(right.values()))  # all else is told as neutral
+    confusion[2, 2] = 10
+    return [
+        {
+            "system": system,
+            "config": {"corpus": corpus, "model": "cnn_gru", "split": f"fold{k}", "seed": 0},
+            "classes": list(right),
+            "confusion": confusion.tolist(),
+            "units": {f"speaker{k}": [round(40 * value), 40]},
+            "test": {"accuracy": value, "unweighted_accuracy": value - 0.1},
+        }
+        for k, value in enumerate(values, start=1)
+    ]
+
+
+def of(*made: list[dict], keys: tuple[str, ...] = ("emodb:emotion4_p2",)) -> study.Runs:
+    grid = study.Grid("full", (), {key: CARDS[key] for key in keys}, {})
+    return study.Runs(grid, tuple(record for some in made for record in some), (), (), ())
+
+
+EMODB, RAVDESS = "emodb:emotion4_p2", "ravdess:emotion4"
+
+
+# --- protocol and recipe -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "tester", "other"), [("emotion4_p2", "male", "female"), ("emotion4_p2_swapped", "female", "male")]
+)
+def test_emodb_one_speaker_of_a_pair_validates_and_the_other_tests(data_folder, task, tester, other):
+    trees.emodb(data_folder / "emodb")
+    corpus = corpora.load("emodb", task)
+    assert [split.name for split in corpus.splits] == [f"fold{n}" for n in range(1, 6)]
+    for split in corpus.splits:
+        train, validation, test = (corpus.table.loc[list(p)] for p in (split.train, split.validation, split.test))
+        assert (set(test["gender"]), set(validation["gender"])) == ({tester}, {other})
+        assert train["speaker"].nunique() == 8 and test["speaker"].nunique() == validation["speaker"].nunique() == 1
+        assert not set(train["speaker"]) & {*test["speaker"], *validation["speaker"]}
+    assert f"its {tester} speaker tests" in corpus.about.protocol and corpus.about.role == "P1 IEMOCAP"
+    assert corpora.load("emodb").key == "emodb:emotion4"
+
+
+def test_emodb_without_a_whole_pair_says_so(data_folder):
+    trees.emodb(data_folder / "emodb", speakers=("03", "10"))
+    with pytest.raises(CapslibError, match="corpus 'emodb': no pair has clips of both its speakers"):
+        corpora.load("emodb:emotion4_p2")
+
+
+@pytest.mark.parametrize(("rate", "bins"), [(16_000, 512), (8_000, 400)])
+def test_spectrograms_keep_10_hertz_a_bin(rate, bins):
+    made = recipes.spectrogram(rate).build(rate)
+    assert rate / made.n_fft == 10 and made.out_features == bins and made.frame_length == 0.04 * rate
+
+
+def test_systems_are_the_papers_and_their_variants():
+    systems = recipes.p2_systems(epochs=2)
+    published = {row for row, _, _ in tables_emotion.values("P2", "Table V")}
+    assert {name.removesuffix(" [15]") for name in recipes.P2_SYSTEMS} == published
+    for name, (model, options, changes) in systems.items():
+        models.entries()[model].config(**options)
+        config = runs.RunConfig("c", "s", model, tuple(options.items()), **changes)
+        assert config.epochs == 2 and config.segment_frames == 200 and config.schedule == "loss_decay"
+        assert config.order in runs.ORDERS
+        assert (config.order == "random") == name.endswith("no curriculum")
+    assert dict(systems["CNN_SeqCap, 2 passes"][1]) == {"num_iterations": 2}
+
+
+def test_a_grid_goes_seed_by_seed_and_system_by_system():
+    grid = recipes.p2_grid(
+        ["synth_emotion", "iemocap"], "quick", ["CNN_RecCap", "CNN_GRU"], range(2), folds=2, epochs=1
+    )
+    assert list(grid.absent) == ["iemocap:emotion4"] and len(grid) == 8
+    order = [(run.config.seed, run.system) for run in grid.runs]
+    assert order == sorted(order, key=lambda pair: (pair[0], ["CNN_GRU", "CNN_RecCap"].index(pair[1])))
+    assert dict(grid.runs[0].config.features.options) == {"n_fft": 800, "num_bins": 400}
+    with pytest.raises(CapslibError, match="unknown system of P2 'CNN_GRUU': did you mean 'CNN_GRU'"):
+        recipes.p2_grid(["synth_emotion"], "quick", ["CNN_GRUU"])
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def test_counts_are_published_and_equal():
+    counts = tables_emotion.parameter_counts()
+    assert len(counts) == 7 and set(counts[""]) == {"equal"} and (counts["published"] == counts["ours"]).all()
+    literal = tables_emotion.literal_counts().set_index("published")
+    assert literal.loc["833,012", "would count"] == "144,884"
+    assert (literal["would count"] != literal.index).all()
+    biases = literal[literal["taken literally"].str.contains("b_ij")]
+    assert (
+        biases["would count"].item() == f"{703_540 - 64 + 1_280 * 64:,}"
+    )  # a bias for each of 1,280 x 8 capsules of 8
+
+
+def test_published_and_ours_have_rows_of_their_own_and_what_is_missing_is_said(tmp_path):
+    made = of(records(EMODB, "CNN_GRU", LOW), keys=(EMODB, RAVDESS))
+    places = {"CNN_GRU": ("CNN_GRU", ""), "CNN_SeqCap": ("CNN_SeqCap", "")}
+    tables_emotion.scores(made, places, "P2", "Table V", "t", tmp_path)
+    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str, keep_default_na=False)
+    rows = frame.set_index(["system", "corpus"])
+    assert rows.loc[("CNN_GRU", "IEMOCAP"), ["evidence", "WA", "UA"]].tolist() == ["published", "0.670", "0.518"]
+    assert rows.loc[("CNN_GRU", EMODB), "WA"].startswith("0.505 [")
+    assert rows.loc[("CNN_GRU", EMODB), "runs"] == "5 of 5 folds, 1 seed(s), 5 runs"
+    assert rows.loc[("CNN_GRU", RAVDESS), "WA"] == rows.loc[("CNN_SeqCap", EMODB), "UA"] == "not run yet"
+    assert (frame["evidence"] == "published").sum() == 2 and set(frame["evidence"]) == {"published", "stand-in"}
+
+
+def test_a_curriculum_has_two_published_rows(tmp_path):
+    places = {"CNN_GRU": ("CNN_GRU", "curriculum"), "CNN_GRU, no curriculum": ("CNN_GRU", "no curriculum")}
+    tables_emotion.scores(of(), places, "P2", "Table IV", "t", tmp_path)
+    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str)
+    assert frame.loc[frame["evidence"] == "published", ["WA", "UA"]].to_numpy().tolist() == [
+        ["0.670", "0.518"],
+        ["0.673", "0.515"],
+    ]
+
+
+def test_confusions_are_shares_of_the_true_class_in_the_paper_s_order(tmp_path):
+    made = of(records(EMODB, "CNN_SeqCap", LOW, happy=0.3))
+    tables_emotion.confusions(made, "CNN_SeqCap", "P2", "Table VI", "t", tmp_path)
+    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str).set_index(["true", "evidence"])
+    assert list(dict.fromkeys(true for true, _ in frame.index)) == list(tables_emotion.EMOTIONS)
+    assert frame.loc[("Happy", "published"), "told Happy"] == "0.017"
+    assert frame.loc[("Happy", "stand-in"), ["told Neutral", "told Happy"]].tolist() == ["0.700", "0.300"]
+    assert frame.loc[("Happy", "stand-in"), "clips"] == "50"
+
+
+def test_utterances_are_counted_or_said_to_be_elsewhere(data_folder):
+    trees.emodb(data_folder / "emodb")
+    frame = tables_emotion.utterances({key: CARDS[key] for key in (EMODB, RAVDESS)}).set_index("corpus")
+    assert frame.loc["IEMOCAP, improvised", "Happy"] == "284" and frame.loc[EMODB, "Happy"] == "10"
+    assert frame.loc[RAVDESS, "Sad"] == "recordings not here"
+
+
+def test_the_text_s_comparisons_stand_beside_ours():
+    found = tables_emotion.text_tests(of(records(EMODB, "CNN_SeqCap", HIGH), records(EMODB, "CNN_GRU_Att", LOW)))
+    rows = found.set_index(["comparison", "metric"])
+    ours = rows.loc[("CNN_SeqCap - CNN_GRU_Att", "WA")]
+    assert ours["published gain in points"] == "+1.66" and ours["published p"] == "< 0.05"  # 69.86 - 68.20
+    assert ours["ours in points"] == "+29.80" and ours["verdict"] == "higher"
+    assert rows.loc[("CNN_RecCap - CNN [15]", "UA"), "verdict"] == "not run yet"
+    assert rows.loc[("CNN_RecCap - CNN_GRU", "WA"), "published gain in points"] == "+3.42"  # as quoted, not 3.60
+
+
+def test_the_share_of_test_clips_counts_clips_and_not_segments():
+    """A record counts segments of the training part: its own ratio would make the test too sure of itself."""
+    made = records(EMODB, "a", HIGH) + records(EMODB, "b", LOW)
+    for record in made:
+        record["data"] = {"clips": {"train": 100_000, "test": 25}}
+    test = tables_emotion.paired(of(made), [("a", "b")], ["accuracy"]).iloc[0]
+    differences = np.subtract(HIGH, LOW)
+    error = np.sqrt(differences.var(ddof=1) * (1 / 5 + 25 / 100))
+    assert (test["high"] - test["low"]) / 2 == pytest.approx(2.776445 * error, rel=1e-4)
+
+
+def test_holm_corrects_over_all_rows_and_one_pair_is_no_test():
+    made = of(records(EMODB, "a", HIGH), records(EMODB, "b", LOW), records(EMODB, "c", LOW[:1]))
+    rows = tables_emotion.paired(made, [("a", "b"), ("a", "c"), ("a", "d")]).set_index(["comparison", "metric"])
+    assert rows.loc[("a - b", "accuracy"), "p (Holm)"] == pytest.approx(2 * rows.loc[("a - b", "accuracy"), "p"])
+    assert set(rows.loc["a - c", "verdict"]) == {"one pair only"} and set(rows.loc["a - d", "verdict"]) == {
+        "not run yet"
+    }
+
+
+# --- ledger --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("emodb", "ravdess", "verdict"),
+    [
+        (HIGH, HIGH, SUPPORTED),
+        (HIGH, LOW[::-1], OPEN),
+        (HIGH, [0.2, 0.21, 0.22, 0.18, 0.2], REFUTED),
+        (HIGH, [], NO_DATA),
+        (HIGH[:3], HIGH[:3], OPEN),
+        ([], [], NO_DATA),
+    ],
+)
+def test_each_stand_in_must_agree(emodb, ravdess, verdict):
+    keys = (EMODB, RAVDESS)
+    base = [record for key in keys for record in records(key, "b", LOW)]
+    made = of(records(EMODB, "a", emodb), records(RAVDESS, "a", ravdess), base, keys=keys)
+    assert claims_emotion.higher(("a",), ("b",))(made).verdict == verdict
+
+
+def test_synthetic_corpora_never_speak():
+    key = "synth_emotion:emotion"
+    made = of(records(key, "a", HIGH), records(key, "b", LOW), keys=(key,))
+    assert claims_emotion.higher(("a",), ("b",))(made).verdict == NO_DATA
+
+
+def test_more_help_is_a_difference_of_gains():
+    def verdict(ours: list[float], others: list[float]) -> str:
+        plain = [records(EMODB, f"{system}, no curriculum", LOW) for system in ("a", "b")]
+        made = of(records(EMODB, "a", ours), records(EMODB, "b", others), *plain)
+        return claims_emotion.helps_more("no curriculum", ("a",), ("b",))(made).verdict
+
+    less = [value - 0.15 for value in HIGH]
+    assert verdict(HIGH, [v + 0.01 for v in LOW]) == SUPPORTED  # both gain, one of them more
+    assert verdict(less, [0.9, 0.92, 0.95, 0.88, 0.93]) == REFUTED and verdict(HIGH, HIGH) == OPEN
+
+
+def test_the_hardest_class_has_the_lowest_recall():
+    for happy, verdict in ((0.1, SUPPORTED), (0.9, REFUTED)):
+        made = records(EMODB, "CNN_SeqCap", LOW, happy)
+        assert claims_emotion.hardest("CNN_SeqCap", "happy")(of(made)).verdict in (verdict, OPEN)
+    assert claims_emotion.hardest("CNN_SeqCap", "happy")(of(records(EMODB, "CNN_SeqCap", LOW))).verdict == SUPPORTED
+    assert claims_emotion.hardest("CNN_SeqCap", "neutral")(of(made)).verdict == REFUTED
+
+
+def test_a_recall_of_a_class_that_no_clip_has_is_left_out():
+    made = records(EMODB, "a", HIGH) + records(EMODB, "b", HIGH)
+    made[0]["confusion"][1] = [0, 0, 0, 0]
+    assert tables_emotion.paired(of(made), [("a", "b")], ["recall of happy"])["n"].item() == 4
+
+
+def test_every_claim_answers_where_nothing_was_run():
+    found = [claim.answer(of()) for claim in claims_emotion.CLAIMS]
+    assert {claim.paper for claim in claims_emotion.CLAIMS} == {"P1", "P2"} and len(found) >= 20
+    assert {finding.verdict for finding in found} == {NO_DATA, SUPPORTED, REFUTED}
+    told = {claim.words: finding for claim, finding in zip(claims_emotion.CLAIMS, found, strict=True)}
+    own = {words: finding for words, finding in told.items() if words.startswith("our question")}
+    counts = own["our question: its parameter counts can be reproduced"]
+    assert counts.verdict == SUPPORTED and counts.evidence.startswith("7 of 7")
+    table = own["our question: the paper's own table shows that"]
+    assert table.verdict == REFUTED and "CNN_GRU_Att +1.82" in table.evidence and "LSTM_Cap +0.72" in table.evidence
+    assert own["our question: its quoted gains are the differences of its table"].verdict == REFUTED
+
+
+def test_claims_name_systems_that_the_grid_has(monkeypatch):
+    asked = set()
+
+    def remember(runs, key, first, second, metric):
+        asked.update((first, second))
+        return {}
+
+    monkeypatch.setattr(tables_emotion, "gains", remember)
+    for claim in claims_emotion.CLAIMS:
+        claim.answer(of())
+    assert asked <= set(recipes.p2_systems()) and len(asked) > 15

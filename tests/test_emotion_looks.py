@@ -1,0 +1,131 @@
+"""Looks at window capsules and input gradients, and the figures of P1 and P2: what must hold whatever a network learnt."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_emotion import EMODB, HIGH, LOW, RAVDESS, of, records
+from torch import nn
+
+from capslib import figures_emotion, models, tables_emotion
+from capslib.errors import CapslibError
+from capslib.insight.gradients import input_gradients
+from capslib.insight.windows import window_lengths
+from capslib.layers import Standardize
+from capslib.runs import Part
+
+matplotlib.use("Agg")
+BINS = 24
+EMOTIONS = ("angry", "happy", "neutral", "sad")
+
+
+def fresh(name: str) -> models.AudioModel:
+    torch.manual_seed(0)
+    return models.build(name, BINS, 4).eval()
+
+
+def part(*lengths: int, seed: int = 0) -> Part:
+    random = torch.Generator().manual_seed(seed)
+    clips = [torch.randn(n, BINS, generator=random) for n in lengths]
+    return Part(clips, torch.arange(len(lengths)) % 4)
+
+
+class Cells(nn.Module):
+    """A sum of chosen cells, as the only score that can win; the others are far below."""
+
+    def __init__(self, of_loud: bool) -> None:
+        super().__init__()
+        self.standardize, self.of_loud = Standardize(BINS), of_loud
+
+    def forward(self, features, lengths):
+        x = self.standardize(features)
+        score = 0.5 * (x.clamp_min(0) ** 2).sum((1, 2)) if self.of_loud else x.sum((1, 2))
+        return torch.stack([score, *[torch.full_like(score, -1e6)] * 3], dim=-1)
+
+
+def test_the_longest_clip_is_shown_window_by_window():
+    look = window_lengths(fresh("cnn_seqcap"), part(30, 130, 90))
+    clip = look["clip"]
+    assert np.array(clip["lengths"]).shape == (6, 8)  # 40 frames every 20: the last window holds what is left
+    assert clip["frames"] == [20.0, 40.0, 60.0, 80.0, 100.0, 120.0] and clip["target"] == 1
+    assert 0 < look["length"] < 1 and look["within"] > 0 and look["between"] > 0
+    assert -1 <= look["likeness"] <= 1 and -1 <= look["loudness"] <= 1
+    json.dumps(look)
+
+
+def test_a_sound_that_does_not_change_has_the_same_capsules_in_every_window():
+    same = torch.randn(1, BINS, generator=torch.Generator().manual_seed(1)).expand(200, BINS).clone()
+    look = window_lengths(fresh("cnn_seqcap"), Part([same], torch.tensor([0])))
+    inner = np.array(look["clip"]["lengths"])[1:-1]
+    assert np.abs(inner - inner[0]).max() < 1e-4 and look["between"] == 0.0
+    assert look["loudness"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_branches_beside_a_gru_have_window_capsules_and_the_gru_has_none():
+    assert window_lengths(fresh("cnn_gru_reccap"), part(130))["length"] > 0
+    with pytest.raises(CapslibError, match="CNNGRU has no window capsules: choose CNN_SeqCap or CNN_RecCap"):
+        window_lengths(fresh("cnn_gru"), part(130))
+    with pytest.raises(CapslibError, match="no test clip has three windows"):
+        window_lengths(fresh("cnn_seqcap"), part(50))
+
+
+def test_a_gradient_lies_where_the_score_comes_from():
+    loud, everywhere = (input_gradients(Cells(flag), part(50, 60, 70)) for flag in (True, False))
+    assert loud["correlation"] > 0.7 and loud["loudest"] > 0.3
+    assert everywhere["correlation"] == 0.0 and everywhere["loudest"] == pytest.approx(0.1, abs=0.01)
+    assert loud["clip"]["frames"] == 60 and loud["clip"]["predicted"] == 0 and loud["clip"]["target"] == 1
+    assert np.array(loud["clip"]["gradient"]).shape == np.array(loud["clip"]["spectrogram"]).shape == (60, BINS)
+    assert np.max(loud["clip"]["gradient"]) == 1.0
+    json.dumps(loud)
+
+
+def test_a_gradient_is_that_of_standardized_bins():
+    model = Cells(of_loud=False)
+    with torch.no_grad():
+        model.standardize.scale.copy_(torch.linspace(0.1, 10, BINS))
+    assert np.ptp(input_gradients(model, part(50))["clip"]["gradient"]) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cnn_gru_att", "cnn_seqcap", "cnn_gru_seqcap"])
+def test_long_maps_are_averaged_down_and_every_system_shows_the_same_clip(name):
+    look = input_gradients(fresh(name), part(400, 8, 170))
+    assert look["clip"]["frames"] == 170 and np.array(look["clip"]["gradient"]).shape == (150, BINS)
+    assert 0.1 <= look["largest"] <= 1
+
+
+def heads(look: dict, corpus: str, system: str) -> dict:
+    return {"corpus": corpus, "split": "fold1", "seed": 0, "system": system} | look
+
+
+def test_looks_become_tables_and_figures(tmp_path):
+    found = [heads(window_lengths(fresh("cnn_seqcap"), part(130, 90)), EMODB, s) for s in ("CNN_SeqCap", "CNN_RecCap")]
+    figures_emotion.windows(found, EMOTIONS, "windows", tmp_path)
+    data = pd.read_csv(tmp_path / "figures" / "windows.csv")
+    assert len(data) == 2 * 6 * 8 and set(data["system"]) == {"CNN_SeqCap", "CNN_RecCap"}
+    assert tables_emotion.along(found)["networks"].tolist() == [1, 1]
+    maps = [heads(input_gradients(Cells(flag), part(50)), EMODB, str(flag)) for flag in (True, False)]
+    figures_emotion.gradients(maps, EMOTIONS, "gradients", tmp_path)
+    assert len(pd.read_csv(tmp_path / "figures" / "gradients.csv")) == 3 * 50
+    assert tables_emotion.followed(maps)["correlation with the spectrogram"].tolist()[1] == "0.000"
+
+
+def test_the_plane_and_the_passes_show_what_was_run(tmp_path):
+    made = of(records(EMODB, "CNN_GRU", LOW), records(EMODB, "CNN_SeqCap", HIGH), keys=(EMODB, RAVDESS))
+    figures_emotion.plane(made, ["CNN_GRU", "CNN_SeqCap", "CNN [15]"], "plane", tmp_path)
+    data = pd.read_csv(tmp_path / "figures" / "plane.csv")
+    assert data["panel"].value_counts().to_dict() == {"published (IEMOCAP)": 3, f"{EMODB}, stand-in": 2}
+    figures_emotion.over_passes(made, {"CNN_SeqCap": 3, "CNN_SeqCap, 1 pass": 1}, "passes", tmp_path)
+    assert pd.read_csv(tmp_path / "figures" / "passes.csv")["passes"].tolist() == [3, 3]
+
+
+def test_nothing_to_show_is_said_and_not_drawn(tmp_path):
+    figures_emotion.windows([], EMOTIONS, "w", tmp_path)
+    figures_emotion.gradients([], EMOTIONS, "g", tmp_path)
+    figures_emotion.over_passes(of(), {"CNN_SeqCap": 3}, "p", tmp_path)
+    assert not (tmp_path / "figures").exists()
+    assert tables_emotion.along([]).empty and tables_emotion.followed([]).empty
