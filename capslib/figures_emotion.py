@@ -14,12 +14,12 @@ from capslib.figures import PALETTE, _grid, save
 from capslib.study import Runs
 from capslib.tables_emotion import METRICS, values
 
-_MARKERS = "osD^vP"
+_MARKERS = "osD^v"
 _NOT_YET = "<p>Not run yet.</p>"
 
 
 def _look(place: int) -> dict[str, str]:
-    return {"color": PALETTE[place % 7], "marker": _MARKERS[place % len(_MARKERS)]}
+    return {"color": PALETTE[place % 6], "marker": _MARKERS[place % len(_MARKERS)]}
 
 
 def plane(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
@@ -114,16 +114,20 @@ def windows(found: Sequence[Mapping], classes: Sequence[str], name: str, out: Pa
     if not found:
         display(HTML(_NOT_YET))
         return
-    first = {(look["corpus"], look["system"]): look for look in reversed(found)}
+    first: dict[tuple[str, str], Mapping] = {}
+    for look in sorted(found, key=lambda look: look["corpus"]):
+        first.setdefault((look["corpus"], look["system"]), look)
     figure, axes = _grid(2 * len(first), len(first), 3.8, 1.9, sharex="col", height_ratios=[3, 2])
     rows = []
-    for column, ((corpus, system), look) in enumerate(reversed(first.items())):
+    everything = [v for look in first.values() for window in look["clip"]["lengths"] for v in window]
+    limits = {"vmin": min(everything), "vmax": max(everything)}  # lengths may all be close to one
+    for column, ((corpus, system), look) in enumerate(first.items()):
         clip = look["clip"]
         lengths, seconds = np.array(clip["lengths"]), np.array(clip["frames"]) / 100  # frames of 10 ms
         half = (seconds[1] - seconds[0]) / 2 if len(seconds) > 1 else 0.1
         span = (seconds[0] - half, seconds[-1] + half, 0.5, lengths.shape[1] + 0.5)
         shown = axes[0, column].imshow(
-            lengths.T, origin="lower", aspect="auto", extent=span, vmin=0, vmax=1, cmap="viridis", interpolation="none"
+            lengths.T, origin="lower", aspect="auto", extent=span, cmap="viridis", interpolation="none", **limits
         )
         axes[0, column].grid(visible=False)
         told = f"{classes[clip['target']]}, told as {classes[clip['predicted']]}"

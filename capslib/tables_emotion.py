@@ -274,8 +274,8 @@ def text_tests(runs: Runs) -> pd.DataFrame:
             gain = said.get((first, f"over {second}", f"{short} gain"))
             gain = table[first, short, short] - table[second, short, short] if gain is None else gain
             words = (f"{short} p value, upper bound", "p value, upper bound")
-            bound = next((b for w in words if (b := said.get((first, f"over {second}", w))) is not None), None)
-            said_p = "" if bound is None else f"< {bound:g}"
+            bounds = {w: said[first, f"over {second}", w] for w in words if (first, f"over {second}", w) in said}
+            said_p = "; ".join(f"< {b:g}{'' if w.startswith(short) else ' (WA or UA)'}" for w, b in bounds.items())
             published[f"{ours(first)} - {ours(second)}", metric] = (f"{100 * gain:+.2f}", said_p)
     places = list(zip(tests["comparison"], tests["metric"], strict=True))
     tests.insert(3, "published gain in points", [published[place][0] for place in places])
@@ -299,6 +299,7 @@ def along(found: Sequence[Mapping]) -> pd.DataFrame:
     """
     columns = {
         "length": (lambda look: look["length"], (0.0, 1.0)),
+        "share longer than 0.99": (lambda look: look["full"], (0.0, 1.0)),
         "deviation along an utterance": (lambda look: look["within"], (0.0, 1.0)),
         "deviation between utterances": (lambda look: look["between"], (0.0, 1.0)),
         "likeness of one window to the next (cosine)": (lambda look: look["likeness"], (-1.0, 1.0)),

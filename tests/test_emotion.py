@@ -238,6 +238,18 @@ def test_the_hardest_class_has_the_lowest_recall():
     assert claims_emotion.hardest("CNN_SeqCap", "neutral")(of(made)).verdict == REFUTED
 
 
+@pytest.mark.parametrize(("lead", "verdict"), [(0.3, SUPPORTED), (-0.3, REFUTED), (0.0, OPEN), (None, NO_DATA)])
+def test_a_gradient_follows_by_its_correlation(lead, verdict, monkeypatch):
+    def looks(runs, look, train, system, corpus):
+        values = (
+            [] if lead is None else [0.4 + lead * (system == "a") + v * (system == "a") for v in np.array(LOW) - 0.504]
+        )
+        return [{"split": f"fold{k}", "seed": 0, "correlation": value} for k, value in enumerate(values, start=1)]
+
+    monkeypatch.setattr(claims_emotion.insight, "looks", looks)
+    assert claims_emotion.follows("a", "b")(of(records(EMODB, "a", LOW))).verdict == verdict
+
+
 def test_a_recall_of_a_class_that_no_clip_has_is_left_out():
     made = records(EMODB, "a", HIGH) + records(EMODB, "b", HIGH)
     made[0]["confusion"][1] = [0, 0, 0, 0]

@@ -53,7 +53,7 @@ def test_the_longest_clip_is_shown_window_by_window():
     clip = look["clip"]
     assert np.array(clip["lengths"]).shape == (6, 8)  # 40 frames every 20: the last window holds what is left
     assert clip["frames"] == [20.0, 40.0, 60.0, 80.0, 100.0, 120.0] and clip["target"] == 1
-    assert 0 < look["length"] < 1 and look["within"] > 0 and look["between"] > 0
+    assert 0 < look["length"] < 1 and 0 <= look["full"] <= 1 and look["within"] > 0 and look["between"] > 0
     assert -1 <= look["likeness"] <= 1 and -1 <= look["loudness"] <= 1
     json.dumps(look)
 
@@ -88,13 +88,13 @@ def test_a_gradient_is_that_of_standardized_bins():
     model = Cells(of_loud=False)
     with torch.no_grad():
         model.standardize.scale.copy_(torch.linspace(0.1, 10, BINS))
-    assert np.ptp(input_gradients(model, part(50))["clip"]["gradient"]) == pytest.approx(0.0, abs=1e-3)
+    assert np.ptp(input_gradients(model, part(50))["clip"]["gradient"]) == pytest.approx(0.0, abs=1e-2)
 
 
 @pytest.mark.parametrize("name", ["cnn_gru_att", "cnn_seqcap", "cnn_gru_seqcap"])
 def test_long_maps_are_averaged_down_and_every_system_shows_the_same_clip(name):
     look = input_gradients(fresh(name), part(400, 8, 170))
-    assert look["clip"]["frames"] == 170 and np.array(look["clip"]["gradient"]).shape == (150, BINS)
+    assert look["clip"]["frames"] == 170 and np.array(look["clip"]["gradient"]).shape == (120, BINS)
     assert 0.1 <= look["largest"] <= 1
 
 

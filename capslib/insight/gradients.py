@@ -9,7 +9,7 @@ from torch.nn import functional
 from capslib import models
 from capslib.runs import Part
 
-_DRAWN = (150, 128)  # frames and bins of a map that is kept
+_DRAWN = (120, 96)  # frames and bins of a map that is kept
 
 
 def input_gradients(model: models.AudioModel, part: Part) -> dict:
@@ -60,4 +60,4 @@ def _gradient(model: models.AudioModel, features: Tensor, lengths: Tensor) -> tu
 
 def _smaller(values: Tensor) -> list:
     size = [min(have, most) for have, most in zip(values.shape, _DRAWN, strict=True)]
-    return torch.round(functional.adaptive_avg_pool2d(values[None], size)[0], decimals=3).tolist()
+    return torch.round(functional.adaptive_avg_pool2d(values[None], size)[0], decimals=2).tolist()

@@ -21,7 +21,7 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
         model: CNN_SeqCap, CNN_RecCap, or one that has such a branch.
         part: test clips.
     Returns:
-        length, over all windows and capsules; within, the deviation of a capsule's length over the windows of a clip, and
+        length, over all windows and capsules, and full, the share of them that are longer than 0.99; within, the deviation of a capsule's length over the windows of a clip, and
         between, that of its mean over the clips; likeness, the cosine of the window capsules of one window and of the next;
         loudness, the correlation over a clip's windows of the longest capsule's length with the window's mean log power (0
         where either is constant): means over capsules and over the clips with at least three windows. clip, the longest one:
@@ -62,6 +62,7 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
         raise CapslibError("no test clip has three windows: choose a smaller window or shift")
     return {
         "length": round(float(torch.cat(all_lengths).mean()), 4),
+        "full": round(float((torch.cat(all_lengths) > 0.99).double().mean()), 4),
         "within": round(float(torch.stack(within).mean()), 4),
         "between": round(float(torch.stack(means).std(0, correction=0).mean()), 4),
         "likeness": round(float(torch.stack(likeness).mean()), 4),
