@@ -7,7 +7,9 @@ Only recordings count, the papers' own or stand-ins; a stand-in can speak for or
     supported      all are significant in its direction
     inconclusive   anything else
 
-after Holm's correction over the comparisons of the claim, each from at least five pairs. Runs of older code do not count.
+after Holm's correction over the comparisons of the claim, each from at least five pairs. Runs of older code do not count, and
+nor does a difference where the loser fits its own training part worse than the winner does unseen clips: that was not trained
+to the end, and speaks about the budget.
 One row is our own question and is answered from the paper's table alone.
 """
 
@@ -80,7 +82,24 @@ def _tests(
     keys = _of_role(runs, roles)
     records = [r for r in runs.records if r["config"]["corpus"] in keys.values() and r["system"] in {better, *others}]
     rows = statistics.against(records, better, metric)
-    return rows.assign(role=rows["corpus"].map({key: role for role, key in keys.items()}))
+    unfit = [_unfit(records, row, better, metric) for _, row in rows.iterrows()]
+    rows.loc[[bool(note) for note in unfit], "verdict"] = "inconclusive"
+    return rows.assign(role=rows["corpus"].map({key: role for role, key in keys.items()}), unfit=unfit)
+
+
+def _unfit(records: Sequence[dict], row: pd.Series, better: str, metric: str) -> str:
+    """Which of two systems lost without having learnt its training part, in words; "" if neither."""
+    if row["verdict"] not in ("higher", "lower"):
+        return ""
+    other = row["comparison"].removeprefix(f"{better} - ")
+    loser, winner = (other, better) if row["verdict"] == "higher" else (better, other)
+
+    def mean(system: str, part: str) -> float:
+        found = [r[part] for r in records if r["config"]["corpus"] == row["corpus"] and r["system"] == system]
+        return sum(one.get(metric, one["accuracy"]) for one in found) / len(found)
+
+    learnt = mean(loser, "train")
+    return f"{loser} has not learnt its training part ({learnt:.2f})" if learnt < mean(winner, "test") else ""
 
 
 def _verdict(rows: pd.DataFrame, wanted: int) -> str:
@@ -101,7 +120,8 @@ def _said(rows: pd.DataFrame, runs: Runs) -> str:
         kind = "" if card["evidence"] == "same corpus" else f" (stand-in for {r['role']})"
         span = f"[{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
         test = f"{100 * r['difference']:+.1f} points {span}, p = {r['p (Holm)']:.3f}, {r['n']} pairs"
-        told.append(f"{r['corpus']}{kind}: {r['comparison']} {'one pair only' if pd.isna(r['p']) else test}")
+        said = "one pair only" if pd.isna(r["p"]) else test
+        told.append(f"{r['corpus']}{kind}: {r['comparison']} {said}{', but ' + r['unfit'] if r['unfit'] else ''}")
     return "; ".join(told)
 
 

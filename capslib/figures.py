@@ -326,7 +326,7 @@ def over_option(
         axis.plot(x, training, "s--", color=PALETTE[1], markersize=4, label="training")
         axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
         axis.set_title(f"{key}\n{tables.evidence(card)}", fontsize=9)
-        axis.set(xlabel=label, ylim=(0, 1.02), xscale="log" if max(x) > 8 else "linear")
+        axis.set(xlabel=label, ylim=(0, 1.02), xscale="log" if max(x) > 8 * min(x) else "linear")
         axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
         axis.minorticks_off()
         columns = ["value", "mean", "low", "high", "training", "runs"]

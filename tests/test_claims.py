@@ -169,6 +169,19 @@ def test_a_claim_may_be_about_another_metric():
     assert claims.higher("caps", ("att",), ("VCTK",))(both).verdict == claims.OPEN
 
 
+@pytest.mark.parametrize("training, verdict", [(0.95, claims.REFUTED), (0.6, claims.OPEN)])
+def test_who_lost_without_having_learnt_its_training_part_refutes_nothing(training, verdict):
+    both = runs(records("fsdd:digit", "caps", BASE, training), records("fsdd:digit", "att", MUCH))
+    found = claims.higher("caps", ("att",), ("FSDD",))(both)
+    assert found.verdict == verdict
+    assert ("but caps has not learnt its training part (0.60)" in found.evidence) == (verdict == claims.OPEN)
+
+
+def test_who_won_against_one_that_has_not_learnt_supports_nothing():
+    both = runs(records("fsdd:digit", "caps", MUCH), records("fsdd:digit", "att", BASE, 0.55))
+    assert claims.higher("caps", ("att",), ("FSDD",))(both).verdict == claims.OPEN
+
+
 def test_the_ledger_has_a_row_a_claim_and_known_verdicts_only():
     ledger, made = claims.ledger("quick")
     assert "runs have a record" in made

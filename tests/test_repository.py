@@ -113,7 +113,7 @@ def test_readme_names_commands_and_files_that_exist():
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("notebook", ["02", "03", "04"])
+@pytest.mark.parametrize("notebook", ["02", "03", "04", "05", "06", "08"])
 def test_readme_counts_the_verdicts_of_the_report(notebook):
     tests = pd.read_csv(ROOT / "reports" / "full" / "tables" / f"{notebook}-tests.csv")
     tested = tests[tests["p"].notna()]
