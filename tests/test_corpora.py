@@ -281,7 +281,7 @@ def test_one_clip_in_two_containers_is_refused(data_folder):
         ("ravdes", "unknown corpus 'ravdes': did you mean 'ravdess'?"),
         ("urban-sound", "did you mean 'urbansound8k'?"),
         ("ased:gendre", "did you mean 'gender'? known are emotion, gender, speaker"),
-        ("emodb:emotion5", "known are emotion4, emotion7"),
+        ("emodb:emotion5", "known are emotion4, emotion4_p2, emotion4_p2_swapped, emotion7"),
         ("", "known are ased, emodb, fsdd"),
         ("folder", "'folder:birds'"),
     ],

@@ -524,7 +524,10 @@ def test_a_schedule_sees_every_step_and_can_change_the_outcome(made, monkeypatch
         ({"schedule": "loss_decy"}, "unknown schedule 'loss_decy': did you mean 'loss_decay'"),
         ({"perturb": ("sped", (1.1,))}, "unknown perturbation 'sped': did you mean 'speed'"),
         ({"perturb": ("gain", (0.0, 6.0)), "segment_frames": 5}, "segment_frames and perturb cannot be combined"),
-        ({"model": "caps_joined"}, "60 features with source_features=None and source_capsules=4: give the run a source"),
+        (
+            {"model": "caps_joined"},
+            "60 features with source_features=None and source_capsules=4: give the run a source",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(changes, says):
