@@ -49,7 +49,7 @@ PROFILES: Mapping[str, Mapping[str, Budget]] = {
     "quick": {
         "synth_digits": Budget(epochs=12, batch_size=16),
         "synth_gender": Budget(epochs=6, batch_size=16),
-        "synth_emotion": Budget(epochs=12, batch_size=16),
+        "synth_emotion": Budget(epochs=12, batch_size=16, max_splits=2),
         "multi_gender_synth": Budget(epochs=8, batch_size=16),
         "multi_noise_synth": Budget(epochs=8, batch_size=16),
         "": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),

@@ -363,7 +363,7 @@ class TestTables:
         monkeypatch.setattr(figures_speed, "save", lambda figure, *_: drawn.append(figure))
         figures_speed.ratios(table, "ratios", tmp_path)
         axis = drawn[0].axes[1]
-        labels = [label.get_text() for label in axis.get_yticklabels()]
+        labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]  # shared by the panels
         x, y = axis.get_lines()[0].get_data()
         placed = {labels[int(place)]: value for value, place in zip(x, y, strict=True)}
         assert placed[speed.OURS] == 1.0 and placed[speed.PEER] == 3.0 and np.isnan(placed[speed.NATIVE])
