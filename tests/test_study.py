@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def instant(monkeypatch) -> list[training.RunConfig]:
     def train(config, weights=None, device=None):
         made.append(config)
         return {
-            "config": asdict(config),
+            "config": config.described(),
             "data": {"fingerprint": corpora.load(config.corpus).split_fingerprint(config.split), "clips": {}},
             "test": {"accuracy": config.seed / 10},
             "provenance": {"date": "2026-01-01", "seconds": 0.0},
@@ -334,7 +334,7 @@ def test_records_are_shown_without_the_recordings(reports, instant, tmp_path, mo
     grid = study.grid(["fsdd"], ["lstm", "caps"], profile="full")
     assert len(grid) == 3 * 2 * study.PROFILES["full"]["fsdd"].seeds and grid.absent == {}
     shelf, run = study.store("full"), grid.runs[0]
-    shelf.put({"schema": records.SCHEMA, "key": run.key, "config": asdict(run.config), "provenance": {"date": ""}})
+    shelf.put({"schema": records.SCHEMA, "key": run.key, "config": run.config.described(), "provenance": {"date": ""}})
     runs = study.run(grid, train=False)
     assert [r["key"] for r in runs.records] == [run.key] and len(runs.missing) == len(grid) - 1
 
