@@ -48,7 +48,7 @@ def made_here(described: Iterable[dict]) -> list[dict]:
     """Code version of each configuration and the comparable part of a short run of it."""
     return [
         {
-            "code": study.current_code(config["model"], *([config["source"]["model"]] if "source" in config else [])),
+            "code": study.code_of(config),
             "record": json.loads(json.dumps(comparable(training.train(short(configuration(config)))))),
         }
         for config in tqdm(list(described), desc="short runs", unit="run", file=sys.stderr)

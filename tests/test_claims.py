@@ -135,7 +135,8 @@ HIGH, LOW = [0.90, 0.91, 0.89, 0.92, 0.90, 0.91], [0.30, 0.31, 0.29, 0.32, 0.30,
     [
         (HIGH, HIGH, claims.SUPPORTED),
         (HIGH, LOW, claims.REFUTED),
-        (HIGH, [0.2, 0.9, 0.5], claims.OPEN),
+        (HIGH, [0.2, 0.9, 0.5] * 2, claims.OPEN),
+        (HIGH, HIGH[:3], claims.OPEN),  # three networks are too few, whatever they show
         (HIGH, [], claims.NO_DATA),
     ],
 )
