@@ -55,14 +55,14 @@ class Claim:
         paper, where: "P0", "section 5.1, Table 1".
         words: the claim, in our words.
         notebook: that asks the question.
-        answer: from the runs there are to a finding; None while no notebook asks it yet.
+        answer: from the runs there are to a finding.
     """
 
     paper: str
     where: str
     words: str
     notebook: str
-    answer: Callable[[Runs], Finding] | None = None
+    answer: Callable[[Runs], Finding]
 
 
 def _of_role(runs: Runs, roles: Sequence[str]) -> dict[str, str]:
@@ -294,15 +294,15 @@ def recorded(*grids: study.Grid) -> Runs:
     return Runs(study.Grid(grids[0].profile, runs, cards, {}), found, missing, (), ())
 
 
-def _grids(profile: str) -> list[study.Grid]:
+def grids(profile: str) -> list[study.Grid]:
     """What the claims of P0 need: notebooks 02 to 05 on every corpus, 06 on mixtures, 07 on FSDD and 08 on RAVDESS."""
     wanted = "at hand" if profile == "full" else "embedded"
-    grids = [
+    plain = [
         study.grid(study.corpora_in(profile, wanted), _BASELINES | _PASSES | _SIZES | _DECODER, profile),
         study.grid(study.corpora_in(profile, wanted, multi_label=True), ["att", "caps"], profile),
     ]
     if profile != "full":
-        return grids
+        return plain
     networks = {"capsules": {}, "untrained": {"epochs": 0}}
     perturbed = {
         f"{network}, {kind}": ("caps", {}, changes | {"perturb": (kind, levels)})
@@ -314,19 +314,25 @@ def _grids(profile: str) -> list[study.Grid]:
         for name, epochs in (("capsules", {}), ("untrained", {"epochs": 0}))
         for job in study.grid(["emodb"], ["caps"], profile, seeds=[0], folds=1, **epochs).runs
     }
-    return [*grids, study.grid(["fsdd"], perturbed, profile), study.grid(["ravdess"], sources, profile)]
+    return [*plain, study.grid(["fsdd"], perturbed, profile), study.grid(["ravdess"], sources, profile)]
 
 
-def ledger(profile: str) -> tuple[pd.DataFrame, str]:
+def ledger(
+    profile: str, asked: Sequence[Claim] = CLAIMS, needed: Callable[[str], list[study.Grid]] = grids
+) -> tuple[pd.DataFrame, Runs]:
     """One row a claim: paper, where, claim, verdict, evidence, notebook; from the records there are, without training.
 
+    Args:
+        profile: "quick" or "full".
+        asked: the claims.
+        needed: what they need, for a profile.
     Returns:
-        The rows, and a sentence on how many of the runs they need have a record.
+        The rows, and the runs that they need.
     """
-    runs = recorded(*_grids(profile))
+    runs = recorded(*needed(profile))
     rows = []
-    for claim in CLAIMS:
-        found = Finding(NO_DATA, "not asked yet") if claim.answer is None else claim.answer(runs)
+    for claim in asked:
+        found = claim.answer(runs)
         rows.append(
             {
                 "paper": claim.paper,
@@ -337,4 +343,4 @@ def ledger(profile: str) -> tuple[pd.DataFrame, str]:
                 "notebook": claim.notebook,
             }
         )
-    return pd.DataFrame(rows), f"{len(runs.records)} of {len(runs.grid)} runs have a record of today's code."
+    return pd.DataFrame(rows), runs

@@ -326,11 +326,13 @@ def over_option(
         axis.plot(x, training, "s--", color=PALETTE[1], markersize=4, label="training")
         axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
         axis.set_title(f"{key}\n{tables.evidence(card)}", fontsize=9)
-        axis.set(xlabel=label, ylim=(0, 1.02), xscale="log" if max(x) > 8 * min(x) else "linear")
+        axis.set(xlabel=label, ylim=(0, 1.02))
+        if max(x) > 8 * (smallest := min(x[x > 0])):
+            axis.set_xscale("symlog", linthresh=smallest, linscale=0.4)  # logarithmic, with a place for zero
         axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
         axis.minorticks_off()
         columns = ["value", "mean", "low", "high", "training", "runs"]
         rows += [{"corpus": key} | dict(zip(columns, point, strict=True)) for point in points]
     axes[0, 0].set_ylabel("accuracy")
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     save(figure, name, pd.DataFrame(rows), out)

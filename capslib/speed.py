@@ -20,7 +20,7 @@ PORT_DETACHED = f"{PORT}, inner iterations detached"
 HEINSEN = "another rule: Heinsen 2022"
 NATIVE = "capslib, full gradient, C++ passes"
 DETACHED = (OURS_DETACHED, PORT_DETACHED)
-PARTS = ("routing", "growth", "features", "training", "reproduce")
+PARTS = ("routing", "growth", "features", "training", "emotion", "reproduce")
 NOT_YET = "not run yet"
 
 
@@ -160,20 +160,61 @@ def decoding(measured: Mapping[str, dict]) -> pd.DataFrame:
 
 
 def epoch(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """Seconds of an epoch of CAPS as usually written and as here: median, quartiles, ratio."""
+    """Seconds of an epoch as usually written, where that was measured, and as here: median, quartiles, ratio."""
     rows = []
-    for entry in measured.values():
+    for entry in (measured[name] for name in measured if name == "epoch"):
+        usual = entry["seconds"].get("as usually written")
         for name, seconds in entry["seconds"].items():
-            ratio = entry["seconds"]["as usually written"]["median"] / seconds["median"]
             numbers = {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
             about = {"corpus": entry["corpus"], "clips": entry["clips"], "training": name}
-            rows.append(about | numbers | {"times as fast as usual": f"{ratio:.2f}"})
-    return pd.DataFrame(rows)
+            ratio = {"times as fast as usual": f"{usual['median'] / seconds['median']:.2f}"} if usual else {}
+            rows.append(about | numbers | ratio)
+    return pd.DataFrame(rows or [{"training": NOT_YET}])
+
+
+def steps(measured: Mapping[str, dict]) -> pd.DataFrame:
+    """A training step of P2's systems: seconds, MiB, and times those of CNN_SeqCap."""
+    if "step" not in measured:
+        return pd.DataFrame([{"system": NOT_YET}])
+    entry = measured["step"]
+    reference = entry["seconds"]["CNN_SeqCap"]["median"]
+    return pd.DataFrame(
+        [
+            {"system": system}
+            | {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
+            | {"times CNN_SeqCap": f"{seconds['median'] / reference:.2f}"}
+            | {"MiB": "not measured" if entry["MiB"][system] is None else f"{entry['MiB'][system]:.0f}"}
+            for system, seconds in entry["seconds"].items()
+        ]
+    )
+
+
+def step_goals(measured: Mapping[str, dict]) -> str:
+    """What was asked of a step of CNN_SeqCap and of CNN_RecCap, and what came out, one sentence."""
+    if "step" not in measured:
+        return f"A step of CNN_SeqCap: {NOT_YET}."
+    entry = measured["step"]
+    seconds, mebibytes = (entry[what]["CNN_SeqCap"] for what in ("seconds", "MiB"))
+    found = {
+        "a step of CNN_SeqCap in 0.8 s": (seconds["median"], 0.8, "s"),
+        "within 1.5 GiB": ((mebibytes or np.nan) / 1024, 1.5, "GiB"),
+        "CNN_RecCap in no more than twice the time": (
+            entry["seconds"]["CNN_RecCap"]["median"] / seconds["median"],
+            2.0,
+            "times",
+        ),
+    }
+    return "; ".join(
+        f"{goal}: {value:.2f} {unit}, {'met' if value <= limit else 'not met'}"
+        for goal, (value, limit, unit) in found.items()
+    )
 
 
 def shares(measured: Mapping[str, dict]) -> pd.DataFrame:
     """Share of an epoch by kind of layer, forward and backward together, largest first."""
-    rows = [{"part": part, "share": share} for entry in measured.values() for part, share in entry["shares"].items()]
+    rows = [
+        {"part": part, "share": share} for entry in measured.values() for part, share in entry.get("shares", {}).items()
+    ]
     return pd.DataFrame(rows, columns=["part", "share"]).sort_values("share", ascending=False, ignore_index=True)
 
 

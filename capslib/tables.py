@@ -331,6 +331,7 @@ def provenance(runs: Runs, name: str, out: Path, measured: Mapping[str, str] | N
         "records": f"{len(records)} of {len(runs.grid)} runs",
         "not run yet": str(len(runs.missing)),
         "made by older code or other data": str(len(runs.older)),
+        "carried over from older code": str(sum("carried" in r["provenance"] for r in records)),
         "code versions": each([r["code"] for r in records]),
         "machines": each([f"{r['provenance']['machine']}, {r['provenance']['device']}" for r in records]),
         "torch": each([r["provenance"]["torch"] for r in records]),

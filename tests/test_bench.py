@@ -280,7 +280,8 @@ class TestTraining:
 
     def test_shares_sum_to_one_and_every_layer_is_seen(self, setting):
         found = training.shares(setting)
-        assert set(found) == set(training.SHARES) and sum(found.values()) == pytest.approx(1)
+        assert set(found) == {*training.P0_LAYERS.values(), "optimizer", "collation", "other"}
+        assert sum(found.values()) == pytest.approx(1)
         assert min(found.values()) > 0
 
     def test_backward_belongs_to_the_layer_that_made_it(self):
@@ -292,7 +293,8 @@ class TestTraining:
         found = training.attribute(
             [layer.cpu_parent, layer, event("aten::mm", 4, 7, parent=layer), event("aten::mm", 5, 8, layer.cpu_parent)]
             + [event("autograd::engine::evaluate_function: MmBackward0", 20, number) for number in (7, 8)]
-            + [event("Optimizer.step#Adam.step", 30)]
+            + [event("Optimizer.step#Adam.step", 30)],
+            ["routing"],
         )
         assert found["routing"] == 0.3 and found["optimizer"] == 0.3 and found["other"] == 0.4
 
@@ -311,6 +313,22 @@ class TestTraining:
         measured = speed.read(machine.kind(), tmp_path)["training"]
         assert set(speed.epoch(measured)["training"]) == {"capslib", "as usually written"}
         assert speed.shares(measured)["share"].sum() == pytest.approx(1)
+
+    def test_p2_s_steps_and_epoch_are_measured(self, tmp_path, small):
+        batch, random = (2, 45, 64), torch.Generator().manual_seed(0)
+        part = Part(list(torch.randn(3, 45, 64, generator=random)), torch.tensor([0, 1, 3]))
+        config = RunConfig("synth_emotion:emotion", "fold1", "cnn_seqcap", batch_size=2, schedule="loss_decay")
+        training.measure_emotion(Shelf("emotion", repeats=1, folder=tmp_path), training.Setting(config, part, 4), batch)
+        measured = speed.read(machine.kind(), tmp_path)["emotion"]
+        assert list(speed.steps(measured)["system"]) == list(training.STEPS)
+        assert speed.steps(measured).set_index("system").loc["CNN_SeqCap", "times CNN_SeqCap"] == "1.00"
+        assert speed.shares(measured)["share"].sum() == pytest.approx(1)
+        assert {"CNN component", "primary capsules", "routing"} <= set(speed.shares(measured)["part"])
+        assert speed.step_goals(measured).count("met") == 3 and len(speed.epoch(measured)) == 1
+
+    def test_a_step_for_memory_trains(self):
+        call, small_call, parameters = training.step_for_memory("CNN_RecCap", (2, 45, 64))
+        assert np.isfinite([call(), small_call()]).all() and all(p.grad is not None for p in parameters)
 
 
 class TestTables:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
-from capslib import claims
+from capslib import claims, claims_emotion, report
 
 CARDS = {
     "fsdd:digit": {"role": "P0 FSDD", "evidence": "same corpus"},
@@ -183,9 +184,17 @@ def test_who_won_against_one_that_has_not_learnt_supports_nothing():
     assert claims.higher("caps", ("att",), ("FSDD",))(both).verdict == claims.OPEN
 
 
-def test_the_ledger_has_a_row_a_claim_and_known_verdicts_only():
-    ledger, made = claims.ledger("quick")
-    assert "runs have a record" in made
-    assert len(ledger) == len(claims.CLAIMS) >= 12 and set(ledger["paper"]) == {"P0"}
+@pytest.mark.parametrize(("papers", "names"), [(claims, {"P0"}), (claims_emotion, {"P1", "P2"})])
+def test_the_ledger_has_a_row_a_claim_and_known_verdicts_only(papers, names):
+    ledger, runs = claims.ledger("quick", papers.CLAIMS, papers.grids)
+    assert len(ledger) == len(papers.CLAIMS) >= 12 and set(ledger["paper"]) == names
     assert set(ledger["verdict"]) <= {claims.SUPPORTED, claims.REFUTED, claims.OPEN, claims.NO_DATA}
-    assert (ledger.loc[ledger["evidence"] == "not asked yet", "verdict"] == claims.NO_DATA).all()
+    assert len(runs.records) <= len(runs.grid)
+
+
+def test_the_report_has_the_claims_of_every_paper(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.study, "reports", lambda: tmp_path)
+    page = report.write_claims("quick").read_text(encoding="utf-8")
+    rows = pd.read_csv(tmp_path / "quick" / "tables" / "claims.csv")
+    assert list(dict.fromkeys(rows["paper"])) == ["P0", "P1", "P2"]
+    assert f"of {sum(map(len, claims.grids('quick')))} runs have a record" in page

@@ -25,6 +25,7 @@ def _parts() -> dict[str, Callable[[Shelf], None]]:
         "growth": routing.growth,
         "features": features.measure,
         "training": training.measure,
+        "emotion": training.measure_emotion,
         "reproduce": training.measure_reproduce,
     }
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure the named parts, all by default, on this machine's processor and on its GPU if it has one."""
     parser = argparse.ArgumentParser(prog="capslib.bench", description="Speed and memory, as ratios in one run.")
     parser.add_argument(
-        "parts", nargs="*", metavar="part", help="routing growth features training reproduce; all by default"
+        "parts", nargs="*", metavar="part", help="routing growth features training emotion reproduce; all by default"
     )
     parser.add_argument("--repeats", type=int, default=timing.REPEATS, help="turns that count; fewer than 7: a trial")
     parser.add_argument("--device", choices=("cpu", "cuda"), action="append", help="default: all that are here")

@@ -20,7 +20,7 @@ class Shelf:
     replaces the old one of its name and leaves the others, so an interrupted bench loses nothing.
 
     Attributes:
-        part: "routing", "growth", "features", "training" or "reproduce".
+        part: "routing", "growth", "features", "training", "emotion" or "reproduce".
         device: "cpu" or "cuda".
         repeats: turns that count; fewer than 7 make every entry a trial.
         folder: of all kinds of machines; default ``data/measured``.

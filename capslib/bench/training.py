@@ -1,4 +1,5 @@
-"""Whole trainings: an epoch of P0's capsule network as we train it and as it is usually written, and where its time goes."""
+"""Whole trainings: an epoch of P0's capsule network as we train it and as it is usually written, one of P1's sequential capsules,
+and where their time goes."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import psutil
@@ -17,21 +18,30 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from capslib import corpora, models, study, training
-from capslib.bench import timing
+from capslib import corpora, models, recipes, schedules, study, training
+from capslib.bench import memory, timing
 from capslib.bench.formulations import einsum_votes, routed_by_einsum
 from capslib.bench.store import Shelf
 from capslib.errors import CapslibError
-from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, Standardize
+from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
+from capslib.models.p2_trunks import ConvolutionalTrunk
 from capslib.training import Part, RunConfig
 
-_LAYERS: dict[type[nn.Module], str] = {
+# What a share of an epoch is called, by the kind of layer whose forward and backward it is.
+P0_LAYERS: Mapping[type[nn.Module], str] = {
     BiLSTM: "BiLSTM",
     CapsuleLayer: "routing",
     MaskedBatchNorm: "normalization",
     Standardize: "normalization",
 }
-SHARES = ("BiLSTM", "routing", "normalization", "optimizer", "collation", "other")
+P2_LAYERS: Mapping[type[nn.Module], str] = {
+    ConvolutionalTrunk: "CNN component",
+    PrimaryCapsules: "primary capsules",
+    CapsuleLayer: "routing",
+    Standardize: "normalization",
+}
+STEPS = ("CNN_GRU", "CNN_GRU_Att", "CNN_SeqCap", "CNN_RecCap")
+BATCH = (16, 200, 512)  # clips, frames of a segment of 2 s, bins
 
 
 class PaddedBiLSTM(nn.Module):
@@ -84,35 +94,44 @@ class Setting:
     part: Part
     classes: int
 
-    def model(self) -> nn.Module:
-        """A fresh CAPS, scaled by the training part."""
+    def model(self) -> models.AudioModel:
+        """A fresh network, scaled by the training part."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            made = models.build("caps", self.part.clips[0].shape[1], self.classes)
-        made.standardize.fit(torch.cat(list(self.part.clips)))
+            made = models.build(self.config.model, self.part.clips[0].shape[1], self.classes)
+        made.fit(torch.cat(list(self.part.clips)))
         return made
 
 
-def setting(key: str | None = None, clips: int | None = None) -> Setting:
-    """CAPS on FSDD if it is here, else on the synthetic digits.
-
-    Args:
-        key: another corpus.
-        clips: train on so many only.
-    """
-    key = key or ("fsdd:digit" if corpora.find("fsdd") else "synth_digits:digit")
-    config = replace(study.grid([key], ["caps"], "full").runs[0].config, max_train_clips=clips)
-    corpus = corpora.load(key)
+def setting(config: RunConfig) -> Setting:
+    """Of a configuration, with the training part of its fold."""
+    corpus = corpora.load(config.corpus)
     return Setting(config, training.load_parts(corpus, config)["train"], len(corpus.classes))
+
+
+def caps() -> Setting:
+    """CAPS on FSDD if it is here, else on the synthetic digits."""
+    key = "fsdd:digit" if corpora.find("fsdd") else "synth_digits:digit"
+    return setting(study.grid([key], ["caps"], "full").runs[0].config)
+
+
+def seqcap() -> Setting:
+    """CNN_SeqCap on EmoDB if it is here, else on the synthetic emotions; the epoch after the curriculum's."""
+    key = "emodb:emotion4_p2" if corpora.find("emodb") else "synth_emotion:emotion"
+    return setting(recipes.p2_grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config)
 
 
 def our_epoch(chosen: Setting) -> Callable[[], float]:
     """An epoch as ``training.train`` makes it: clips of like length together, our layers, the fused optimizer."""
-    model, loss = chosen.model(), training.LOSSES["margin"]()
-    optimizer = torch.optim.Adam(model.parameters(), chosen.config.learning_rate, fused=True)
-    random = np.random.default_rng(0)
-    device = torch.device("cpu")
-    return lambda: training.train_epoch(model, chosen.part, loss, optimizer, chosen.config, random, device)
+    return _epoch(chosen.model(), chosen.part, chosen.config)
+
+
+def _epoch(model: models.AudioModel, part: Part, config: RunConfig) -> Callable[[], float]:
+    loss, random, device = training.LOSSES[model.loss](), np.random.default_rng(0), torch.device("cpu")
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
+    decay = schedules.SCHEDULES[config.schedule]
+    schedule = decay(optimizer) if decay else None
+    return lambda: training.train_epoch(model, part, loss, optimizer, config, random, device, 2, schedule)
 
 
 def usual_epoch(chosen: Setting) -> Callable[[], float]:
@@ -145,12 +164,12 @@ class _WatchedPart(Part):
 
 
 @contextmanager
-def _watched(model: nn.Module) -> Iterator[None]:
-    """Every layer of a kind in ``_LAYERS`` marks its forward for the profiler."""
+def _watched(model: nn.Module, layers: Mapping[type[nn.Module], str]) -> Iterator[None]:
+    """Every layer of a kind in ``layers`` marks its forward for the profiler."""
     hooks, open_ = [], []
 
     def begin(module: nn.Module, _: object) -> None:
-        mark = record_function(f"share:{_LAYERS[type(module)]}")
+        mark = record_function(f"share:{layers[type(module)]}")
         mark.__enter__()
         open_.append(mark)
 
@@ -158,7 +177,7 @@ def _watched(model: nn.Module) -> Iterator[None]:
         open_.pop().__exit__(None, None, None)
 
     for module in model.modules():
-        if type(module) in _LAYERS:
+        if type(module) in layers:
             hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
     try:
         yield
@@ -167,30 +186,29 @@ def _watched(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def shares(chosen: Setting, epochs: int = 1) -> dict[str, float]:
+def shares(chosen: Setting, layers: Mapping[type[nn.Module], str] = P0_LAYERS) -> dict[str, float]:
     """Share of an epoch's time by kind of layer, forward and backward together, from torch's profiler.
 
     A backward step belongs to the layer whose forward made it: the profiler gives both the same sequence number. What is left
     ("other") is the loss, clipping, dropout, accumulation of gradients, and Python between operators.
 
+    Args:
+        layers: names of the shares, by kind of layer.
     Returns:
-        By name in ``SHARES``; they sum to one.
+        By those names, "optimizer", "collation" and "other"; they sum to one.
     """
-    model, loss = chosen.model(), training.LOSSES["margin"]()
-    optimizer = torch.optim.Adam(model.parameters(), chosen.config.learning_rate, fused=True)
-    part = _WatchedPart(chosen.part.clips, chosen.part.targets)
-    random, device = np.random.default_rng(0), torch.device("cpu")
-    with _watched(model):
-        training.train_epoch(model, part, loss, optimizer, chosen.config, random, device)
+    model = chosen.model()
+    epoch = _epoch(model, _WatchedPart(**{f.name: getattr(chosen.part, f.name) for f in fields(Part)}), chosen.config)
+    with _watched(model, layers):
+        epoch()
         with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler, record_function("share:epoch"):
-            for _ in range(epochs):
-                training.train_epoch(model, part, loss, optimizer, chosen.config, random, device)
-    return attribute(profiler.events())
+            epoch()
+    return attribute(profiler.events(), layers.values())
 
 
-def attribute(events: Sequence[object]) -> dict[str, float]:
+def attribute(events: Sequence[object], names: Iterable[str]) -> dict[str, float]:
     """Shares from the profiler's events: marked ranges, and backward steps by the sequence numbers inside those."""
-    microseconds = dict.fromkeys(SHARES, 0.0)
+    microseconds = dict.fromkeys([*names, "optimizer", "collation"], 0.0)
     owner: dict[int, str] = {}
     whole = 0.0
     for event in events:
@@ -225,7 +243,7 @@ def _mark(event: object) -> str | None:
 
 def measure(shelf: Shelf, chosen: Setting | None = None) -> None:
     """An epoch both ways, and the shares of ours; one thread, as every run of a grid has."""
-    chosen = chosen or setting()
+    chosen = chosen or caps()
     with timing.threads(1):
         epochs = {"capslib": our_epoch(chosen), "as usually written": usual_epoch(chosen)}
         found = timing.in_turns(epochs, shelf.repeats)
@@ -237,6 +255,45 @@ def measure(shelf: Shelf, chosen: Setting | None = None) -> None:
     facts = {"corpus": chosen.config.corpus, "clips": len(chosen.part), "batch_size": chosen.config.batch_size}
     frames = {"frames": int(chosen.part.lengths.sum()), "threads of a training": 1}
     shelf.keep("epoch", {"seconds": found, "shares": parts, **facts, **frames})
+
+
+def step(system: str, batch: Sequence[int] = BATCH) -> tuple[Callable[[], float], Sequence[Tensor]]:
+    """A training step of one of P2's systems on spectrograms of noise, and the parameters that it trains.
+
+    Args:
+        system: a key of ``recipes.P2_SYSTEMS``.
+        batch: clips, frames, bins.
+    """
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(*batch, generator=random)
+    part = Part(list(features), torch.randint(4, (batch[0],), generator=random))
+    config = RunConfig(corpus="noise", split="none", model=recipes.P2_SYSTEMS[system], batch_size=batch[0])
+    made = Setting(config, part, 4)
+    model = made.model()
+    return _epoch(model, part, made.config), list(model.parameters())
+
+
+def step_for_memory(system: str, batch: Sequence[int]) -> tuple[Callable, Callable, Sequence[Tensor]]:
+    """What ``memory.in_fresh_process`` wants: the step, a small one of its kind, the parameters."""
+    call, parameters = step(system, batch)
+    return call, step(system, (1, 40, batch[2]))[0], parameters
+
+
+def measure_emotion(shelf: Shelf, chosen: Setting | None = None, batch: Sequence[int] = BATCH) -> None:
+    """A training step of P2's systems with all cores, time and memory; an epoch of CNN_SeqCap on one thread, and its shares."""
+    found = timing.in_turns({system: step(system, batch)[0] for system in STEPS}, shelf.repeats)
+    mebibytes = {system: memory.in_fresh_process(step_for_memory, (system, batch)) for system in STEPS}
+    for system, value in found.items():
+        print(f"a step of {system}: {value['median']:.3f} s, {mebibytes[system]} MiB")
+    shelf.keep("step", {"seconds": found, "MiB": mebibytes, "batch": list(batch), "threads": torch.get_num_threads()})
+    chosen = chosen or seqcap()
+    with timing.threads(1):
+        epoch = timing.in_turns({"capslib": our_epoch(chosen)}, shelf.repeats)
+        parts = shares(chosen, P2_LAYERS)
+    print(f"an epoch of {chosen.config.title()}: {epoch['capslib']['median']:.1f} s")
+    print("  of it: " + ", ".join(f"{name} {share:.0%}" for name, share in parts.items()))
+    facts = {"corpus": chosen.config.corpus, "clips": len(chosen.part), "batch_size": chosen.config.batch_size}
+    shelf.keep("epoch", {"seconds": epoch, "shares": parts, **facts, "threads of a training": 1})
 
 
 def whole_run(epochs: int = 30) -> tuple[str, float]:
