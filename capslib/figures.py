@@ -232,7 +232,10 @@ def accuracies(runs: Runs, columns: Sequence[str], paper: str, table: str, name:
 
 def learning_curves(runs: Runs, columns: Sequence[str], name: str, out: Path) -> None:
     """Training loss and validation accuracy an epoch, mean over folds and seeds, with the range of single runs."""
-    keys = [key for key in runs.grid.cards if runs.of(corpus=key)]
+    keys = [key for key in runs.grid.cards if any(runs.of(corpus=key, system=system) for system in columns)]
+    if not keys:
+        display(HTML("<p>Not run yet.</p>"))
+        return
     figure, axes = _grid(2 * len(keys), len(keys), 2.9, 2.3, sharex="col")
     rows = []
     for column, key in enumerate(keys):

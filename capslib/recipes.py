@@ -28,6 +28,8 @@ CONTROLLED = ("CNN_SeqCap", "CNN_RecCap")
 PASSES = (1, 2, 4)  # P2 Fig. 7; its third point is CNN_SeqCap itself
 CURRICULUM = "short_utterances_first"
 SEEDS = range(5)
+# LSTM_Cap has matrices for 1,000 frames (P2 table II and section IV-B), of which segments of 2 s would train the first 200.
+FRAMES = {"LSTM_Cap": 1000}
 # IEMOCAP, where it is, and what stands in for it.
 P2_CORPORA = ("iemocap:emotion4", "emodb:emotion4_p2", "ravdess:emotion4")
 
@@ -41,11 +43,12 @@ def spectrogram(sample_rate: int) -> FeatureConfig:
 
 
 def p2_systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System]:
-    """Every system of P1's and P2's tables, its variants, and our controls, as ``study.grid`` takes them.
+    """Every system of P1's and P2's tables but CNN_Cap, its variants, and our controls, as ``study.grid`` takes them.
 
     Names are P2's. All have the curriculum but ``", no curriculum"`` (random order from the first epoch); ``", segments
     first"`` sorts the first epoch by the segment's length, ``", sorted batches"`` forms the curriculum's batches and shuffles
-    them. ``", 1 pass"`` and so on route so often.
+    them. ``", 1 pass"`` and so on route so often (both routings). Training clips are cut into segments of 2 s, but for LSTM_Cap,
+    which hears up to 10 s; ``", 2 s segments"`` cuts its clips as well, and tests it through matrices that were never trained.
 
     Args:
         sample_rate: of the corpora, in hertz.
@@ -62,10 +65,12 @@ def p2_systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System
     } | changes
 
     def variant(system: str, order: str) -> System:
-        return (P2_SYSTEMS[system], {}, recipe | {"order": order})
+        segments = {"segment_frames": FRAMES.get(system, recipe["segment_frames"])}
+        return (P2_SYSTEMS[system], {}, recipe | {"order": order} | segments)
 
-    found: dict[str, System] = {system: (model, {}, recipe) for system, model in P2_SYSTEMS.items()}
+    found: dict[str, System] = {system: variant(system, recipe["order"]) for system in P2_SYSTEMS}
     found |= {f"{system}, no curriculum": variant(system, "random") for system in TABLE_IV}
+    found |= {f"{system}, 2 s segments": (P2_SYSTEMS[system], {}, recipe) for system in FRAMES}
     passes = {f"CNN_SeqCap, {n} pass{'es' * (n > 1)}": n for n in PASSES}
     found |= {name: ("cnn_seqcap", {"num_iterations": n}, recipe) for name, n in passes.items()}
     found |= {f"{system}, segments first": variant(system, "short_segments_first") for system in CONTROLLED}

@@ -217,7 +217,7 @@ def write_claims(profile: str) -> Path:
     caption = (
         "Each claim of the papers, what our records say, and a verdict that is computed from them: supported or not supported "
         "where every comparison that the claim makes, or one against it, is significant after Holm's correction within the claim. "
-        "A system that has not learnt its own training part decides nothing. "
+        "Between two systems, one that has not learnt its own training part decides nothing. "
         f"{made} of {needed} runs have a record of today's code."
     )
     table = tables.show(pd.concat([rows for rows, _ in ledgers]), "claims", caption, out).data

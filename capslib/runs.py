@@ -14,7 +14,7 @@ from capslib.errors import CapslibError, choose
 from capslib.features import FeatureConfig
 
 # First epochs: in random order, or by increasing length of the utterance that a segment is from, of the segment itself, or
-# in the same batches as by utterance, but shuffled (P2 section III-D and its control).
+# in the same batches as by utterance, but shuffled (P2 section IV-D and its control).
 ORDERS = ("random", "short_utterances_first", "short_segments_first", "sorted_batches")
 
 

@@ -8,7 +8,7 @@ import torch
 
 
 class LossDecay:
-    """P2's rule (section V-A): the rate is held for some epochs, then falls each time the mean loss has fallen tenfold.
+    """P2's rule (section V-E): the rate is held for some epochs, then falls each time the mean loss has fallen tenfold.
 
     The paper does not say which mean the factors of ten are measured from; here it is the first full window's.
 

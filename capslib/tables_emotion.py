@@ -22,6 +22,7 @@ from capslib.study import Runs
 from capslib.tables import evidence, show
 
 METRICS = {"WA": "accuracy", "UA": "unweighted_accuracy"}
+EARLY = "validation WA, epochs 1 to 5"
 EMOTIONS = ("Neutral", "Angry", "Happy", "Sad")
 NOT_YET = "not run yet"
 
@@ -79,7 +80,6 @@ def literal_counts() -> pd.DataFrame:
         "CNN_SeqCap: 40 input steps of the matrix that the windows are cut from, if that is the trunk's output": (
             "CNN_SeqCap", lambda: models.count_parameters(built("cnn_seqcap", window=160, shift=80))),
         "CNN_Cap: e.g. 200 frames": ("CNN_Cap", lambda: models.count_parameters(built("cnn_cap", num_frames=200))),
-        "LSTM_Cap: e.g. 200 frames": ("LSTM_Cap", lambda: models.count_parameters(built("lstm_cap", num_frames=200))),
     }  # fmt: skip
     table = {system: number for (system, _, _), number in values("P2", "Table II").items()}
     return pd.DataFrame(
@@ -151,11 +151,13 @@ def confusions(runs: Runs, system: str, paper: str, table: str, name: str, out: 
             told, clips = dict.fromkeys((f"told {other}" for other in EMOTIONS), NOT_YET), ""
             if records:
                 place = {label: i for i, label in enumerate(records[0]["classes"])}
-                counts = np.sum([record["confusion"] for record in records], axis=0)[place[true.lower()]]
+                pooled = np.sum([record["confusion"] for record in records], axis=0)
+                counts = pooled[place[true.lower()]] if true.lower() in place else np.zeros(0, int)
                 clips = f"{counts.sum()}"
                 told = {
                     f"told {other}": f"{counts[place[other.lower()]] / counts.sum():.3f}" if counts.sum() else ""
                     for other in EMOTIONS
+                    if other.lower() in place
                 }
             rows.append({"true": true, "corpus": key, "evidence": evidence(card), **told, "clips": clips})
     caption = (
@@ -166,13 +168,61 @@ def confusions(runs: Runs, system: str, paper: str, table: str, name: str, out: 
 
 
 def metric_of(record: Mapping, metric: str) -> float:
-    """A metric of the test part: "accuracy", "unweighted_accuracy" or "recall of happy", which is NaN where no clip is."""
+    """A metric of the test part: "accuracy", "unweighted_accuracy" or "recall of happy", which is NaN where no clip is; or
+    ``EARLY``, the mean validation accuracy of the first five epochs."""
+    if metric == EARLY:
+        return float(np.mean([epoch["validation_accuracy"] for epoch in record["epochs"][:5]]))
     kind, _, label = metric.partition(" of ")
     if kind != "recall":
         return record["test"][metric]
+    if label not in record["classes"]:
+        return float("nan")
     place = record["classes"].index(label)
     counts = record["confusion"][place]
     return counts[place] / sum(counts) if sum(counts) else float("nan")
+
+
+def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
+    """WA and UA as the papers count them: test clips of all folds together, mean over seeds; one row a corpus and system."""
+    rows = []
+    for key in runs.grid.cards:
+        for system in systems:
+            by_seed: dict[int, list[np.ndarray]] = {}
+            for record in runs.of(corpus=key, system=system):
+                by_seed.setdefault(record["config"]["seed"], []).append(np.array(record["confusion"]))
+            counts = [np.sum(folds, axis=0) for folds in by_seed.values()]
+            if counts:
+                right = [np.diag(c) for c in counts]
+                recalls = [r[c.sum(1) > 0] / c.sum(1)[c.sum(1) > 0] for r, c in zip(right, counts, strict=True)]
+                rows.append(
+                    {"corpus": key, "system": system, "seeds": len(counts), "clips of a seed": f"{counts[0].sum()}"}
+                    | {"WA": f"{np.mean([r.sum() / c.sum() for r, c in zip(right, counts, strict=True)]):.3f}"}
+                    | {"UA": f"{np.mean([recall.mean() for recall in recalls]):.3f}"}
+                )
+    return pd.DataFrame(rows or [{"corpus": "", "system": NOT_YET}])
+
+
+def segments(cards: Mapping[str, dict], frames: int = 200, window: int = 40) -> pd.DataFrame:
+    """What cutting whole corpora into segments gives: how many, how many of full length, and of less than a window.
+
+    Args:
+        cards: of corpora, by key; those not here are left out.
+        frames: of a segment, 10 ms each.
+        window: frames of a window.
+    """
+    rows = []
+    for key in cards:
+        if corpora.find(key) is None:
+            continue
+        lengths = 1 + np.floor((corpora.load(key).table["duration"].to_numpy() - 0.04) / 0.01 + 1e-6)
+        rest = lengths % frames
+        count = int((lengths // frames).sum() + (rest > 0).sum())
+        full, short = (lengths // frames).sum() / count, ((rest > 0) & (rest < window)).sum() / count
+        rows.append(
+            {"corpus": key, "segments": count, f"of {frames} frames": f"{full:.0%}"}
+            | {f"below {window}": f"{short:.0%}"}
+        )
+    return pd.DataFrame(rows)
 
 
 def _ratio(runs: Runs, record: Mapping) -> float:

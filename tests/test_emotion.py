@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import trees
 
-from capslib import claims_emotion, corpora, models, recipes, runs, study, tables_emotion
+from capslib import claims_emotion, corpora, implied, models, recipes, runs, study, tables_emotion
 from capslib.claims import NO_DATA, OPEN, REFUTED, SUPPORTED
 from capslib.errors import CapslibError
 
@@ -37,6 +38,8 @@ def records(corpus: str, system: str, values: list[float], happy: float = 0.1) -
             "classes": list(right),
             "confusion": confusion.tolist(),
             "units": {f"speaker{k}": [round(40 * value), 40]},
+            "train": {"accuracy": 0.95, "unweighted_accuracy": 0.95},
+            "epochs": [{"validation_accuracy": value / 2 + epoch / 20} for epoch in range(7)],
             "test": {"accuracy": value, "unweighted_accuracy": value - 0.1},
         }
         for k, value in enumerate(values, start=1)
@@ -89,7 +92,8 @@ def test_systems_are_the_papers_and_their_variants():
     for name, (model, options, changes) in systems.items():
         models.entries()[model].config(**options)
         config = runs.RunConfig("c", "s", model, tuple(options.items()), **changes)
-        assert config.epochs == 2 and config.segment_frames == 200 and config.schedule == "loss_decay"
+        assert config.epochs == 2 and config.schedule == "loss_decay"
+        assert config.segment_frames == (1000 if name in ("LSTM_Cap", "LSTM_Cap, no curriculum") else 200)
         assert config.order in runs.ORDERS
         assert (config.order == "random") == name.endswith("no curriculum")
     assert dict(systems["CNN_SeqCap, 2 passes"][1]) == {"num_iterations": 2}
@@ -155,6 +159,50 @@ def test_confusions_are_shares_of_the_true_class_in_the_paper_s_order(tmp_path):
     assert frame.loc[("Happy", "stand-in"), "clips"] == "50"
 
 
+def test_a_class_that_a_corpus_lacks_is_left_empty(tmp_path):
+    made = of(records(EMODB, "CNN_SeqCap", LOW), records(EMODB, "b", LOW))
+    for record in made.records:
+        record["classes"] = ["angry", "neutral", "sad"]
+        record["confusion"] = [[5, 2, 0], [1, 9, 0], [0, 3, 7]]
+    tables_emotion.confusions(made, "CNN_SeqCap", "P2", "Table VI", "t", tmp_path)
+    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str).set_index(["true", "evidence"])
+    assert (
+        pd.isna(frame.loc[("Happy", "stand-in"), "told Sad"]) and frame.loc[("Sad", "stand-in"), "told Sad"] == "0.700"
+    )
+    assert tables_emotion.paired(made, [("CNN_SeqCap", "b")], ["recall of happy"])["n"].item() == 0
+    assert claims_emotion.hardest("CNN_SeqCap", "happy")(made).verdict == NO_DATA
+
+
+def test_pooled_counts_weigh_clips_and_not_folds():
+    made = of(records(EMODB, "a", LOW[:2]))
+    made.records[0]["confusion"] = np.diag([90, 0, 0, 0]).tolist()
+    made.records[1]["confusion"] = [[0, 0, 10, 0], [0, 0, 5, 0], [0, 0, 0, 0], [0, 0, 0, 5]]
+    row = tables_emotion.pooled(made, ["a", "b"]).set_index("system").loc["a"]
+    assert (row["WA"], row["UA"], row["clips of a seed"]) == (f"{95 / 110:.3f}", f"{(0.9 + 0 + 1) / 3:.3f}", "110")
+
+
+def test_segments_are_those_that_training_cuts(data_folder):
+    trees.emodb(data_folder / "emodb")
+    corpus = corpora.load(EMODB)
+    row = tables_emotion.segments({EMODB: {}, RAVDESS: {}}, frames=4, window=3)
+    clips = [torch.zeros(1 + (len(corpus.audio(item)) - 640) // 160, 1) for item in corpus.table.index]
+    pieces = runs.Part(clips, torch.zeros(len(clips))).segmented(4).lengths
+    assert list(row["corpus"]) == [EMODB] and row["segments"].item() == len(pieces)
+    assert row["of 4 frames"].item() == f"{np.mean(pieces == 4):.0%}" != "100%"
+    assert row["below 3"].item() == f"{np.mean(pieces < 3):.0%}" != "0%"
+
+
+def test_whole_counts_leave_few_totals_open():
+    assert implied.fitting_totals([0.5, 0.25, 0.25], 8, 1e-6) == [4, 8]
+    assert 7 in implied.fitting_totals([round(k / 7, 4) for k in (3, 3, 1)], 20)
+    assert implied.fitting_totals([0.12345, 0.87655], 50, 1e-6) == []
+    found = implied.tested_totals()
+    assert found["Angry"] == {"CNN_SeqCap": [155], "CNN_RecCap": [138, 276]}
+    assert set(implied.tested_apart()) == {"Neutral", "Angry", "Sad"}  # of happy no total fits SeqCap's row
+    rows = implied.accuracies((1128, 1089)).set_index(["table", "system"])
+    assert rows.loc[("Table V", "CNN_SeqCap"), ["of 1,128", "of 1,089"]].tolist() == ["788", ""]
+
+
 def test_utterances_are_counted_or_said_to_be_elsewhere(data_folder):
     trees.emodb(data_folder / "emodb")
     frame = tables_emotion.utterances({key: CARDS[key] for key in (EMODB, RAVDESS)}).set_index("corpus")
@@ -213,6 +261,37 @@ def test_each_stand_in_must_agree(emodb, ravdess, verdict):
     assert claims_emotion.higher(("a",), ("b",))(made).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        ([v + 0.001 for v in HIGH], SUPPORTED),
+        ([v + d for v, d in zip(HIGH, (0.2, -0.2, 0.1, -0.1, 0), strict=True)], OPEN),
+        (LOW, REFUTED),
+        (HIGH[:3], OPEN),
+        ([], NO_DATA),
+    ],
+)
+def test_alike_is_an_interval_within_a_point(other, verdict):
+    made = of(records(EMODB, "a", HIGH), records(EMODB, "b", other))
+    assert claims_emotion.alike([("a", "b")], ("accuracy",))(made).verdict == verdict
+
+
+def test_one_that_has_not_learnt_decides_nothing():
+    made = of(records(EMODB, "a", HIGH), records(EMODB, "b", LOW))
+    assert claims_emotion.higher(("a",), ("b",))(made).verdict == SUPPORTED
+    for record in made.records[5:]:
+        record["train"] = {"accuracy": 0.55, "unweighted_accuracy": 0.55}
+    found = claims_emotion.higher(("a",), ("b",))(made)
+    assert found.verdict == OPEN and "b has not learnt its training part (0.55)" in found.evidence
+
+
+def test_training_is_expedited_where_the_first_epochs_are_better():
+    made = of(records(EMODB, "a", HIGH), records(EMODB, "a, no curriculum", LOW))
+    assert claims_emotion.helps("no curriculum", ("a",), (tables_emotion.EARLY,))(made).verdict == SUPPORTED
+    first = [epoch["validation_accuracy"] for epoch in made.records[0]["epochs"][:5]]
+    assert tables_emotion.metric_of(made.records[0], tables_emotion.EARLY) == pytest.approx(np.mean(first))
+
+
 def test_synthetic_corpora_never_speak():
     key = "synth_emotion:emotion"
     made = of(records(key, "a", HIGH), records(key, "b", LOW), keys=(key,))
@@ -264,7 +343,7 @@ def test_every_claim_answers_where_nothing_was_run():
     own = {words: finding for words, finding in told.items() if words.startswith("our question")}
     counts = own["our question: its parameter counts can be reproduced"]
     assert counts.verdict == SUPPORTED and counts.evidence.startswith("7 of 7")
-    table = own["our question: the paper's own table shows that"]
+    table = own["our question: in the paper's own table each capsule system gains more than each recurrent one"]
     assert table.verdict == REFUTED and "CNN_GRU_Att +1.82" in table.evidence and "LSTM_Cap +0.72" in table.evidence
     assert own["our question: its quoted gains are the differences of its table"].verdict == REFUTED
 

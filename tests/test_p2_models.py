@@ -116,6 +116,8 @@ def test_bad_features_are_named(name):
     model, (x, lengths) = fresh(name), batch([50, 3])
     with pytest.raises(CapslibError, match=rf"features \(2, 50, {BINS - 1}\) do not fit .* {BINS} bins"):
         model(x[..., 1:], lengths)
+    with pytest.raises(CapslibError, match=r"features \(2, 0, \d+\) do not fit .* with a frame at least"):
+        model(x[:, :0], torch.tensor([0, 0]))
     x[1, 2, 0] = torch.nan
     with pytest.raises(CapslibError, match=r"clips \[1\] of the batch have frames that are not finite"):
         model(x, lengths)

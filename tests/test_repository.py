@@ -51,6 +51,7 @@ ROOMS = [
     "statistics",
     "tables",
     "tables_emotion",
+    "implied",
     "claims",
     "claims_emotion",
     "speed",

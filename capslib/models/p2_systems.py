@@ -147,7 +147,8 @@ class CNNGRUPlusSeqCap(CNNGRUSeqCap):
     """CNN_GRU + CNN_SeqCap: two systems with nothing in common, each trained by its own loss, probabilities averaged.
 
     The gradient of a sum leaves each system its own, so training both at once differs from training each alone only
-    where a rule looks at both: the learning rate, if it follows the loss, and the choice of the epoch.
+    where a rule looks at both: the learning rate, if it follows the loss, the norm at which a gradient is cut off, and the
+    choice of the epoch. P2 averages systems that were trained each alone.
     """
 
     def __init__(self, in_features: int, num_classes: int, config: CombinedConfig) -> None:
@@ -327,7 +328,7 @@ class Ref15RecurrentConfig(Ref15Config):
 
 
 class Ref15CNN(System):
-    """The CNN of P2's reference 15 (Satt et al. 2017), of which P1 and P2 say: spectrograms in, five convolutional layers.
+    """The CNN of P2's reference 15 (Satt et al. 2017), of which P2 says: spectrograms in, five convolutional layers.
 
     All else is what the field does: pooling after each layer, the mean over the steps, and P2's dense layers.
     """

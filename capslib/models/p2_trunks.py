@@ -98,12 +98,12 @@ class System(AudioModel):
         """Scaled features with zeros past a length, (B, T, bins).
 
         Raises:
-            CapslibError: if the number of bins is another than the model's, or a frame is not finite.
+            CapslibError: if the number of bins is another than the model's, no clip has a frame, or a frame is not finite.
         """
         bins = len(self.standardize.mean)
-        if features.dim() != 3 or features.shape[-1] != bins:
+        if features.dim() != 3 or features.shape[-1] != bins or not features.shape[1]:
             raise CapslibError(
-                f"features {tuple(features.shape)} do not fit a {type(self).__name__} for {bins} bins: give (clips, frames, {bins}), "
+                f"features {tuple(features.shape)} do not fit a {type(self).__name__} for {bins} bins: give (clips, frames, {bins}) with a frame at least, "
                 "or build the model for the bins there are"
             )
         mask = lengths_to_mask(lengths, features.shape[1])
