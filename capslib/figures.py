@@ -18,6 +18,7 @@ import soundfile
 import torch
 from IPython.display import HTML, Audio, display
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from capslib import features, paths, statistics, tables
 from capslib.corpora import Corpus
@@ -254,9 +255,11 @@ def learning_curves(runs: Runs, columns: Sequence[str], name: str, out: Path) ->
                 ]
         axes[0, column].set_title(key, fontsize=9)
         axes[1, column].set(xlabel="epoch", ylim=(0, 1.02))
+        axes[1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].set_ylabel("training loss")
     axes[1, 0].set_ylabel("validation accuracy")
-    axes[0, 0].legend(fontsize=8)
+    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2 * len(keys), fontsize=8)
     save(figure, name, pd.DataFrame(rows), out)
 
 
