@@ -105,6 +105,17 @@ def helps(change: str, systems: Sequence[str], metrics: Sequence[str] = BOTH) ->
     return beats([(system, f"{system}, {change}") for system in systems], metrics)
 
 
+def average_helps(runs: Runs) -> Finding:
+    """The claim that the average of two systems' probabilities is better than each of both, at WA."""
+    found = [
+        look
+        for system in ("CNN_GRU", *recipes.CONTROLLED)
+        for look in insight.looks(runs, insight.probabilities, train=False, system=system)
+    ]
+    pairs = [(name, part) for name, parts in recipes.AVERAGED.items() for part in parts]
+    return beats(pairs, ("accuracy",))(insight.averaged(runs, recipes.AVERAGED, found))
+
+
 def helps_more(
     change: str, systems: Sequence[str], others: Sequence[str], metrics: Sequence[str] = BOTH
 ) -> Callable[[Runs], Finding]:
@@ -261,8 +272,7 @@ CLAIMS = (
           higher(("CNN_GRU-SeqCap",), ("CNN_GRU-RecCap",))),
     Claim("P2", "section VI-F, Table V", "CNN_GRU-RecCap is worse than CNN_RecCap (WA equal in the table), but better than CNN_GRU and the CNN", "09",
           beats([("CNN_RecCap", "CNN_GRU-RecCap"), ("CNN_GRU-RecCap", "CNN_GRU"), ("CNN_GRU-RecCap", "CNN [15]")])),
-    Claim("P2", "section VI-F, Table V", "averaging the probabilities of two systems improves WA over each (the average trained as a pair)", "09",
-          beats([(f"CNN_GRU + {other}", one) for other in recipes.CONTROLLED for one in ("CNN_GRU", other)], ("accuracy",))),
+    Claim("P2", "section VI-F, Table V", "averaging the probabilities of two systems improves WA over each", "09", average_helps),
     Claim("P2", "section VI-F", "our question: its quoted gains are the differences of its table", "09", subtracted),
 )  # fmt: skip
 

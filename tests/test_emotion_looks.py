@@ -12,7 +12,7 @@ import torch
 from test_emotion import EMODB, HIGH, LOW, RAVDESS, of, records
 from torch import nn
 
-from capslib import figures_emotion, models, tables_emotion
+from capslib import corpora, figures_emotion, insight, models, study, tables_emotion, training
 from capslib.errors import CapslibError
 from capslib.insight.gradients import input_gradients
 from capslib.insight.windows import window_lengths
@@ -129,3 +129,55 @@ def test_nothing_to_show_is_said_and_not_drawn(tmp_path):
     figures_emotion.over_passes(of(), {"CNN_SeqCap": 3}, "p", tmp_path)
     assert not (tmp_path / "figures").exists()
     assert tables_emotion.along([]).empty and tables_emotion.followed([]).empty
+
+
+# --- averages of two systems ---------------------------------------------------------------------------------------
+
+
+def part_of_an_average(system: str, probabilities: list[list[float]], split: str = "fold1") -> tuple[dict, dict]:
+    """A record and a look at the same four clips of two speakers."""
+    place = {"corpus": "c", "split": split, "seed": 0}
+    record = {
+        "system": system,
+        "key": system,
+        "config": place | {"model": system},
+        "parameters": 10,
+        "classes": ["angry", "sad"],
+        "train": {"accuracy": 0.9 if system == "a" else 0.8},
+        "test": {"accuracy": 0.5, "unweighted_accuracy": 0.5},
+    }
+    look = place | {"system": system, "probabilities": probabilities}
+    return record, look | {"targets": [0, 0, 1, 1], "units": ["f", "m", "f", "m"]}
+
+
+def test_an_average_is_of_probabilities_and_not_of_votes():
+    first = part_of_an_average("a", [[0.9, 0.1], [0.4, 0.6], [0.45, 0.55], [0.9, 0.1]])
+    second = part_of_an_average("b", [[0.4, 0.6], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    alone = part_of_an_average("a", first[1]["probabilities"], "fold2")
+    grid = study.Grid("full", (), {}, {})
+    runs = study.Runs(grid, (first[0], second[0], alone[0]), (), (), ())
+    both = insight.averaged(runs, {"a + b": ("a", "b")}, [first[1], second[1], alone[1]])
+    assert both.records[:3] == runs.records and len(both.records) == 4  # a fold with one of them has no average
+    made = both.of(system="a + b")[0]
+    # means: .65, .65 for angry; .525 and .6 for angry, where sad is right
+    assert made["predictions"] == [0, 0, 0, 0] and made["confusion"] == [[2, 0], [2, 0]]
+    assert made["test"]["accuracy"] == made["test"]["unweighted_accuracy"] == 0.5
+    assert made["units"] == {"f": [1, 2], "m": [1, 2]} and made["parameters"] == 20
+    assert made["train"] == {"accuracy": 0.8} and made["config"]["model"] == "a + b"
+
+
+def test_probabilities_are_the_model_s_and_stand_beside_their_speakers():
+    corpus = corpora.load("synth_emotion:emotion")
+    config = study.grid(["synth_emotion"], ["lstm"], "quick", folds=1).runs[0].config
+    part, units = insight.test_units(config)
+    assert units == [str(u) for u in corpus.table.loc[list(corpus.split(config.split).test), "unit"]]
+    torch.manual_seed(0)
+    model = models.build("lstm", part.clips[0].shape[1], len(corpus.classes))
+    look = insight.probabilities(model, part, units)
+    found = np.array(look["probabilities"])
+    assert found.shape == (len(part), len(corpus.classes)) and np.allclose(found.sum(1), 1, atol=1e-5)
+    assert look["targets"] == part.targets.tolist() and len(look["units"]) == len(part)
+    scores = training.predict(model, part, torch.device("cpu"))
+    assert (found.argmax(1) == scores.argmax(1).numpy()).all()
+    with pytest.raises(CapslibError, match="gives lengths of capsules, not probabilities"):
+        insight.probabilities(models.build("caps", part.clips[0].shape[1], len(corpus.classes)), part, units)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from capslib import corpora, models, paths, study, training
+from capslib.insight.averaged import averaged, probabilities, test_units
 from capslib.insight.coupling import couplings
 from capslib.insight.mixed import mixed_again, over_snr
 from capslib.insight.perturbed import components
@@ -22,6 +23,7 @@ from capslib.runs import Part, RunConfig, load_parts
 from capslib.study import Run, Runs
 
 __all__ = [
+    "averaged",
     "components",
     "couplings",
     "load",
@@ -30,8 +32,10 @@ __all__ = [
     "mean_of",
     "mixed_again",
     "over_snr",
+    "probabilities",
     "reconstructions",
     "test_part",
+    "test_units",
     "train_and_test",
     "two",
 ]

@@ -87,13 +87,6 @@ class HybridConfig(CapsuleConfig):
     weight: float = 0.6
 
 
-@dataclass(frozen=True)
-class CombinedConfig(HybridConfig):
-    """The plain mean of both systems' probabilities."""
-
-    weight: float = 0.5
-
-
 class CNNGRUSeqCap(System):
     """CNN_GRU-SeqCap: a capsule branch and a GRU branch on one CNN component (P2 section V-C).
 
@@ -111,20 +104,15 @@ class CNNGRUSeqCap(System):
         self.capsule_head = self.branch(self.trunk, num_classes, config)
         self.gru_head = GRUBranch(self.trunk, num_classes, config)
 
-    def maps(self, features: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """What the capsule branch and the GRU branch read: (B, T, bins), (B,) -> twice a map and steps."""
-        maps = self.trunk(self.prepared(features, lengths), lengths)
-        return maps, maps
-
     def branches(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the capsule branch and of the GRU branch: (B, T, bins), (B,) -> (B, classes) twice."""
-        ours, others = self.maps(features, lengths)
-        return self.capsule_head(*ours), self.gru_head(*others)
+        maps = self.trunk(self.prepared(features, lengths), lengths)
+        return self.capsule_head(*maps), self.gru_head(*maps)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> (B, 2 * dense_features), capsule branch first."""
-        ours, others = self.maps(features, lengths)
-        return torch.cat([self.capsule_head.embed(*ours), self.gru_head.embed(*others)], dim=-1)
+        maps = self.trunk(self.prepared(features, lengths), lengths)
+        return torch.cat([self.capsule_head.embed(*maps), self.gru_head.embed(*maps)], dim=-1)
 
     def objective(self, features: Tensor, lengths: Tensor, targets: Tensor, loss: nn.Module) -> Tensor:
         """The sum of both branches' losses, unweighted."""
@@ -139,30 +127,6 @@ class CNNGRUSeqCap(System):
 
 class CNNGRURecCap(CNNGRUSeqCap):
     """CNN_GRU-RecCap."""
-
-    branch = RecurrentCapsuleBranch
-
-
-class CNNGRUPlusSeqCap(CNNGRUSeqCap):
-    """CNN_GRU + CNN_SeqCap: two systems with nothing in common, each trained by its own loss, probabilities averaged.
-
-    The gradient of a sum leaves each system its own, so training both at once differs from training each alone only
-    where a rule looks at both: the learning rate, if it follows the loss, the norm at which a gradient is cut off, and the
-    choice of the epoch. P2 averages systems that were trained each alone.
-    """
-
-    def __init__(self, in_features: int, num_classes: int, config: CombinedConfig) -> None:
-        super().__init__(in_features, num_classes, config)
-        self.gru_trunk = ConvolutionalTrunk(in_features, config.pools)
-
-    def maps(self, features: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Each branch's own: (B, T, bins), (B,) -> twice a map and steps."""
-        x = self.prepared(features, lengths)
-        return self.trunk(x, lengths), self.gru_trunk(x, lengths)
-
-
-class CNNGRUPlusRecCap(CNNGRUPlusSeqCap):
-    """CNN_GRU + CNN_RecCap."""
 
     branch = RecurrentCapsuleBranch
 
@@ -390,8 +354,6 @@ MODELS = {
     "cnn_reccap": Entry(CNNRecCap, CapsuleConfig),
     "cnn_gru_seqcap": Entry(CNNGRUSeqCap, HybridConfig),
     "cnn_gru_reccap": Entry(CNNGRURecCap, HybridConfig),
-    "cnn_gru+cnn_seqcap": Entry(CNNGRUPlusSeqCap, CombinedConfig),
-    "cnn_gru+cnn_reccap": Entry(CNNGRUPlusRecCap, CombinedConfig),
     "ref15_cnn": Entry(Ref15CNN, Ref15Config),
     "ref15_cnn_lstm": Entry(Ref15CNNLSTM, Ref15RecurrentConfig),
 }
