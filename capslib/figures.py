@@ -335,6 +335,10 @@ def over_option(
         axis.set(xlabel=label, ylim=(0, 1.02))
         if max(x) > 8 * (smallest := min(x[x > 0])):
             axis.set_xscale("symlog", linthresh=smallest, linscale=0.4)  # logarithmic, with a place for zero
+            scale = axis.xaxis.get_transform()
+            left, right = scale.transform(np.array([min(x), max(x)], dtype=float))
+            room = 0.08 * (right - left)
+            axis.set_xlim(*scale.inverted().transform(np.array([left - room, right + room])))
         axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
         axis.minorticks_off()
         columns = ["value", "mean", "low", "high", "training", "runs"]
