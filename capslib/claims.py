@@ -25,7 +25,7 @@ from scipy import stats
 from capslib import insight, statistics, study, tables
 from capslib.study import Runs
 
-_FEWEST_PAIRS = 5
+FEWEST_PAIRS = 5
 SUPPORTED, REFUTED, OPEN, NO_DATA = "supported", "not supported", "inconclusive", "no data here"
 P0_CORPORA = ("VCTK", "IEMOCAP", "Urban8K", "FSDD")
 _BASELINES = {name: (name, {}) for name in ("cnn", "lstm", "att", "caps")}
@@ -83,12 +83,12 @@ def _tests(
     keys = _of_role(runs, roles)
     records = [r for r in runs.records if r["config"]["corpus"] in keys.values() and r["system"] in {better, *others}]
     rows = statistics.against(records, better, metric)
-    unfit = [_unfit(records, row, better, metric) for _, row in rows.iterrows()]
+    unfit = [not_learnt(records, row, better, metric) for _, row in rows.iterrows()]
     rows.loc[[bool(note) for note in unfit], "verdict"] = "inconclusive"
     return rows.assign(role=rows["corpus"].map({key: role for role, key in keys.items()}), unfit=unfit)
 
 
-def _unfit(records: Sequence[dict], row: pd.Series, better: str, metric: str) -> str:
+def not_learnt(records: Sequence[dict], row: pd.Series, better: str, metric: str) -> str:
     """Which of two systems lost without having learnt its training part, in words; "" if neither."""
     if row["verdict"] not in ("higher", "lower"):
         return ""
@@ -104,7 +104,7 @@ def _unfit(records: Sequence[dict], row: pd.Series, better: str, metric: str) ->
 
 
 def _verdict(rows: pd.DataFrame, wanted: int) -> str:
-    tested = rows[rows["n"] >= _FEWEST_PAIRS]
+    tested = rows[rows["n"] >= FEWEST_PAIRS]
     if (tested["verdict"] == "lower").any():
         return REFUTED
     if len(rows) < wanted or rows["p"].isna().any():
@@ -155,7 +155,7 @@ def most_on(role: str, better: str, other: str) -> Callable[[Runs], Finding]:
         freedom = spread**4 / (here["error"] ** 4 / (here["n"] - 1) + others["error"] ** 4 / (others["n"] - 1))
         t = (here["difference"] - others["difference"]) / spread
         significant = statistics.holm(2 * stats.t.sf(t.abs(), freedom)) <= statistics.LEVEL
-        significant &= ((others["n"] >= _FEWEST_PAIRS) & (here["n"] >= _FEWEST_PAIRS)).to_numpy()
+        significant &= ((others["n"] >= FEWEST_PAIRS) & (here["n"] >= FEWEST_PAIRS)).to_numpy()
         verdict = OPEN
         if (significant & (t < 0)).any():
             verdict = REFUTED
@@ -206,7 +206,7 @@ def mostly_two(kinds: Sequence[str]) -> Callable[[Runs], Finding]:
                 return Finding(NO_DATA, "no runs")
             share = statistics.over_folds(looks, lambda look: look["share"], (0.0, 1.0))
             decided = SUPPORTED if share.low > 0.5 else REFUTED if share.high < 0.5 else OPEN
-            verdicts.append(decided if len(looks) >= _FEWEST_PAIRS else OPEN)
+            verdicts.append(decided if len(looks) >= FEWEST_PAIRS else OPEN)
             told.append(f"{kind}: {share} of the variance, interval over {share.n} folds, {len(looks)} networks")
         verdict = REFUTED if REFUTED in verdicts else OPEN if OPEN in verdicts else SUPPORTED
         return Finding(verdict, "; ".join(told))
@@ -230,7 +230,7 @@ def more_than_untrained(kinds: Sequence[str]) -> Callable[[Runs], Finding]:
         adjusted = statistics.holm([test.p for test in tests.values()])
         told, signs = [], []
         for (kind, test), p in zip(tests.items(), adjusted, strict=True):
-            decided = p <= statistics.LEVEL and test.n >= _FEWEST_PAIRS
+            decided = p <= statistics.LEVEL and test.n >= FEWEST_PAIRS
             signs.append((1 if test.difference > 0 else -1) if decided else 0)
             span = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
             told.append(f"{kind}: {100 * test.difference:+.1f} points {span}, p = {p:.3f}, {test.n} pairs")

@@ -1,7 +1,8 @@
 """The ledger's rows for P1 and P2; verdicts as in ``claims``, of WA and UA, or of what the claim is about.
 
 A claim that two systems are alike is supported where the interval of their difference lies within a point either way, and not
-supported where it lies beyond that. Where IEMOCAP itself is here it speaks alone; else each of its stand-ins must agree, and all tests of a claim are one family.
+supported where it lies beyond that. Some rows are our own questions to the papers' tables. Where IEMOCAP itself is here it
+speaks alone; else each of its stand-ins must agree, and all tests of a claim are one family.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from capslib import implied, insight, recipes, study, tables_emotion
-from capslib.claims import _FEWEST_PAIRS, NO_DATA, OPEN, REFUTED, SUPPORTED, Claim, Finding, _unfit
+from capslib.claims import FEWEST_PAIRS, NO_DATA, OPEN, REFUTED, SUPPORTED, Claim, Finding, not_learnt
 from capslib.insight.gradients import input_gradients
 from capslib.study import Runs
 
@@ -41,8 +42,8 @@ def _decided(
 ) -> Finding:
     if rows.empty or (rows["n"] == 0).all():
         return Finding(NO_DATA, "no runs")
-    unfit = [_not_learnt(row, runs) for _, row in rows.iterrows()]
-    enough = (rows["n"] >= _FEWEST_PAIRS) & ~pd.Series(unfit, index=rows.index).astype(bool)
+    unfit = [_loser(row, runs) for _, row in rows.iterrows()]
+    enough = (rows["n"] >= FEWEST_PAIRS) & ~pd.Series(unfit, index=rows.index).astype(bool)
     verdict = OPEN
     if (enough & speaks_against(rows)).any():
         verdict = REFUTED
@@ -62,13 +63,13 @@ def _decided(
     return Finding(verdict, "; ".join(told))
 
 
-def _not_learnt(row: pd.Series, runs: Runs) -> str:
+def _loser(row: pd.Series, runs: Runs) -> str:
     """See ``claims``; only of comparisons between two systems, and by WA where the metric is not of the training part."""
     first, _, second = row["comparison"].partition(" - ")
     if not {first, second} <= {record["system"] for record in runs.records}:
         return ""
     metric = row["metric"] if row["metric"] in BOTH else "accuracy"
-    return _unfit(runs.records, row, first, metric)
+    return not_learnt(runs.records, row, first, metric)
 
 
 def beats(pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = BOTH) -> Callable[[Runs], Finding]:
@@ -199,7 +200,7 @@ def same_utterances(_: Runs) -> Finding:
         f"{emotion}: " + " against ".join(", ".join(map(str, some[:3])) or "none" for some in found[emotion].values())
         for emotion in found
     )
-    said = f"numbers of test utterances that fit Table VI against Table VII: {said} (from the paper's own tables)"
+    said = f"if each is of one run, numbers of test utterances that fit Table VI against Table VII: {said} (from the paper's own tables)"
     return Finding(REFUTED if apart else OPEN, said)
 
 

@@ -161,15 +161,16 @@ def decoding(measured: Mapping[str, dict]) -> pd.DataFrame:
 
 def epoch(measured: Mapping[str, dict]) -> pd.DataFrame:
     """Seconds of an epoch as usually written, where that was measured, and as here: median, quartiles, ratio."""
-    rows = []
-    for entry in (measured[name] for name in measured if name == "epoch"):
-        usual = entry["seconds"].get("as usually written")
-        for name, seconds in entry["seconds"].items():
-            numbers = {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
-            about = {"corpus": entry["corpus"], "clips": entry["clips"], "training": name}
-            ratio = {"times as fast as usual": f"{usual['median'] / seconds['median']:.2f}"} if usual else {}
-            rows.append(about | numbers | ratio)
-    return pd.DataFrame(rows or [{"training": NOT_YET}])
+    if "epoch" not in measured:
+        return pd.DataFrame([{"training": NOT_YET}])
+    rows, entry = [], measured["epoch"]
+    usual = entry["seconds"].get("as usually written")
+    for name, seconds in entry["seconds"].items():
+        numbers = {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
+        about = {"corpus": entry["corpus"], "clips": entry["clips"], "training": name}
+        ratio = {"times as fast as usual": f"{usual['median'] / seconds['median']:.2f}"} if usual else {}
+        rows.append(about | numbers | ratio)
+    return pd.DataFrame(rows)
 
 
 def steps(measured: Mapping[str, dict]) -> pd.DataFrame:

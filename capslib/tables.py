@@ -37,6 +37,11 @@ def show(frame: pd.DataFrame, name: str, caption: str, out: Path, bold: pd.DataF
         out: folder of the report.
         bold: same shape, True where a cell is bold.
     """
+    if frame.empty:
+        frame, bold = (
+            pd.DataFrame({column: ["" if i else "not run yet"] for i, column in enumerate(frame.columns)}),
+            None,
+        )
     paths.write_text(
         out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     )

@@ -1,5 +1,6 @@
 """The notebooks in git: run from top to bottom, without error, and showing what the accepted records say."""
 
+import ast
 import json
 import re
 
@@ -57,6 +58,12 @@ class TestEvery:
         for cell in code_cells(path):
             assert not re.search(r"^\s*class ", cell.source, re.M), "a class belongs in capslib"
             assert len(cell.source.splitlines()) <= 25
+
+    def test_every_table_is_shown(self, path):
+        """A table is the value of its cell: one made on the way is written to a file, and no reader sees it."""
+        for cell in code_cells(path):
+            calls = [line.value for line in ast.parse(cell.source).body[:-1] if isinstance(line, ast.Expr)]
+            assert not [call for call in calls if ast.unparse(call).startswith("tables")], cell.source
 
     def test_ends_with_its_provenance(self, path):
         assert "tables.provenance(" in code_cells(path)[-1].source

@@ -70,6 +70,12 @@ def test_the_best_of_a_row_is_bold(tmp_path):
     assert "#T_t_row0_col1 {\n  font-weight: bold" in page and "#T_t_row0_col0 {" not in page
 
 
+def test_a_table_without_rows_says_so(tmp_path):
+    shown = tables.show(pd.DataFrame(columns=["corpus", "system"]), "t", "c", tmp_path).data
+    assert "not run yet" in shown
+    assert pd.read_csv(tmp_path / "tables" / "t.csv")["corpus"].tolist() == ["not run yet"]
+
+
 def test_captions_are_text_not_markup(tmp_path):
     page = tables.show(pd.DataFrame({"a": [1]}), "t", "p < 0.05 & more", tmp_path).data
     assert "p &lt; 0.05 &amp; more" in page
