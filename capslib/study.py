@@ -292,7 +292,7 @@ def corpora_in(profile: str, wanted: str, multi_label: bool = False) -> list[str
         kept = [p.stem.replace("-", ":", 1) for p in sorted((reports() / profile / "corpora").glob("*.json"))]
         here = corpora.at_hand(embedded=profile == "quick", multi_label=multi_label)
         recorded = [key for key in kept if key not in here and _default_recordings(key, multi_label)]
-        return here + (recorded if profile == "full" else [])
+        return sorted([*here, *recorded]) if profile == "full" else here
     keys = []
     for key in wanted.split(","):
         source, task = corpora.parse(key.strip())
