@@ -185,6 +185,7 @@ def feature_statistics(corpus: Corpus, name: str, out: Path) -> None:
 
 def accuracies(runs: Runs, columns: Sequence[str], paper: str, table: str, name: str, out: Path) -> None:
     """Mean and 95% interval of every system on every corpus, its units as dots, the published value as a black dash."""
+    runs = statistics.comparable(runs, columns)
     keys = [key for key in runs.grid.cards if runs.of(corpus=key)]
     figure, axes = _grid(len(keys), 3, 3.2, 2.9, sharey=True)
     published = tables.published(paper, table)
@@ -300,13 +301,14 @@ def over_option(
     published: Mapping[str, str] | None = None,
 ) -> None:
     """Test accuracy (with 95% interval over units) and training accuracy as one option of a system changes, a panel for each
-    corpus on which at least two values were run.
+    corpus on which at least two values were run; on the seeds that all of them have.
 
     Args:
         values: of the option, by name of system.
         label: what the option is.
         published: columns of P0's Table 1 by name of system, drawn as black dashes where the corpus is the paper's.
     """
+    runs = statistics.comparable(runs, values)
     keys = [key for key in runs.grid.cards if sum(bool(runs.of(corpus=key, system=system)) for system in values) > 1]
     if not keys:
         display(HTML("<p>Not run yet.</p>"))

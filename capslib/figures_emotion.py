@@ -30,7 +30,7 @@ def plane(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
         systems: names, as in Table V but for the mark of reference 15.
         name, out: see ``figures.save``.
     """
-    published = values("P2", "Table V")
+    published, runs = values("P2", "Table V"), statistics.comparable(runs, systems)
     points: dict[str, list[tuple]] = {"published (IEMOCAP)": []}
     for system in systems:
         row = system.removesuffix(" [15]")
@@ -78,7 +78,7 @@ def over_passes(runs: Runs, passes: Mapping[str, int], name: str, out: Path) -> 
         passes: by name of system.
         name, out: see ``figures.save``.
     """
-    rows = []
+    rows, runs = [], statistics.comparable(runs, passes)
     for key in runs.grid.cards:
         for system, count in sorted(passes.items(), key=lambda item: item[1]):
             records = runs.of(corpus=key, system=system)

@@ -116,7 +116,8 @@ def reconstructions(found: Sequence[Mapping], classes: Sequence[str], name: str,
 
 
 def over_snr(found: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
-    """Mean score of each class over the signal-to-noise ratio, a panel for each corpus and system; band: over folds and seeds.
+    """Mean score of each class over the signal-to-noise ratio, and dashed the share of clips in which it is told, a panel for
+    each corpus and system; band: over folds and seeds.
 
     Args:
         found: from ``insight.looks(runs, insight.over_snr, given=insight.mixed_again)``.
@@ -133,9 +134,10 @@ def over_snr(found: Sequence[Mapping], classes: Sequence[str], name: str, out: P
         snr = here[0]["snr"]
         for k, label in enumerate(classes):
             lines = np.array([look["scores"][k] for look in here])
-            axis.plot(snr, lines.mean(0), "o-", color=PALETTE[k], label=label, markersize=4)
+            axis.plot(snr, lines.mean(0), "o-", color=PALETTE[k], label=f"{label}: score", markersize=4)
             axis.fill_between(snr, lines.min(0), lines.max(0), color=PALETTE[k], alpha=0.15, linewidth=0)
             detected = np.array([look["detected"][k] for look in here]).mean(0)
+            axis.plot(snr, detected, "--", color=PALETTE[k], linewidth=1, label=f"{label}: share told")
             values = zip(snr, lines.mean(0), detected, strict=True)
             rows += [
                 {"corpus": corpus, "system": system, "class": label, "snr": x, "score": y, "detected": d}
@@ -145,6 +147,6 @@ def over_snr(found: Sequence[Mapping], classes: Sequence[str], name: str, out: P
         axis.axvline(5, color="grey", linewidth=0.8, linestyle=":")
         axis.set(xlabel="speech over noise in dB", ylim=(0, 1))
         axis.set_title(f"{system} on {corpus}", fontsize=9)
-    axes[0, 0].set_ylabel("length (CAPS), probability (ATT)")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].set_ylabel("length (CAPS), probability\n(ATT), or share told")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     save(figure, name, pd.DataFrame(rows), out)

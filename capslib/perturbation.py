@@ -1,7 +1,7 @@
 """Waveforms changed by one number: louder, shifted by a constant, or faster (P0 section 6.1).
 
 P0 varies "the amplitude by adding and reducing constant signals": a constant added to every sample is one reading, a constant
-factor the other; both are here. It lists no speed factors.
+factor the other; both are here. Its levels are labels of figures that our copy of the paper does not have.
 """
 
 from __future__ import annotations

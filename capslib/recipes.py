@@ -1,13 +1,26 @@
-"""P1's and P2's recipe and systems as runs, the same for the notebook and for the ledger."""
+"""Systems that a notebook and the ledger share, as ``study.grid`` takes them: P0's perturbed clips and its transfer, P1's and
+P2's recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from capslib import corpora, study
-from capslib.errors import choose
+from capslib.errors import CapslibError, choose
 from capslib.features import FeatureConfig
+from capslib.runs import RunConfig
 from capslib.study import Grid, System
+
+# P0 section 6.1; decibels, full scale, factor. The paper's labels are in its figures, which are not at hand.
+LEVELS = {
+    "gain": (-12.0, -6.0, 0.0, 6.0, 12.0),
+    "offset": (-0.1, -0.05, 0.0, 0.05, 0.1),
+    "speed": (0.7, 0.85, 1.0, 1.15, 1.3),
+}
+NETWORKS = {"capsules": ("caps", {}), "untrained": ("caps", {"epochs": 0}), "LSTM": ("lstm", {})}
+SHARED_BAND = "speed (shared band)"
+# Where P0's transfer comes from: the paper's own source, or what stands in for it; the first that is here.
+TRANSFER_SOURCES = ("iemocap:emotion4", "emodb:emotion4")
 
 # P2 table V but its averages, in the order in which they are run.
 P2_SYSTEMS = {
@@ -33,6 +46,50 @@ SEEDS = range(5)
 FRAMES = {"LSTM_Cap": 1000}
 # IEMOCAP, where it is, and what stands in for it.
 P2_CORPORA = ("iemocap:emotion4", "emodb:emotion4_p2", "ravdess:emotion4")
+
+
+def of_profile(value: str | Mapping[str, str], profile: str) -> str:
+    """A parameter of a notebook that may differ between profiles, or be given as one value for the profile at hand."""
+    return value if isinstance(value, str) else value[choose(profile, value, "profile")]
+
+
+def perturbed_systems(sample_rate: int) -> dict[str, System]:
+    """Networks on perturbed clips (P0 section 6.1) and the controls, called "network, perturbation".
+
+    Resampled to a lower speed a clip has nothing left above its old band, and that alone tells its speed. ``SHARED_BAND`` reads
+    log spectrograms of the band that clips have at every speed, less a tenth for the resampler's slope.
+
+    Args:
+        sample_rate: of the corpus, in hertz.
+    """
+    bins = int(0.9 * min(LEVELS["speed"]) * sample_rate / 2 / 25)
+    band = FeatureConfig("spectrogram", (("n_fft", sample_rate // 25), ("num_bins", bins)))
+    kinds = {kind: {"perturb": (kind, levels)} for kind, levels in LEVELS.items()}
+    kinds[SHARED_BAND] = kinds["speed"] | {"features": band}
+    return {
+        f"{network}, {kind}": (model, {}, {**changes, **own})
+        for kind, own in kinds.items()
+        for network, (model, changes) in NETWORKS.items()
+    }
+
+
+def transfer_source(keys: str | Sequence[str], model: str, profile: str, **changes: object) -> RunConfig:
+    """The network whose capsules another one hears (P0 section 6.2): of the first corpus that is here, on its first fold.
+
+    Args:
+        keys: of corpora, best first; a string has them with commas between.
+        model: name.
+        profile: "quick" or "full".
+        changes: fields of ``RunConfig``; the seed is that of the run which hears it.
+    Raises:
+        CapslibError: if none of them is here, with how to get the first.
+    """
+    keys = [key.strip() for key in keys.split(",")] if isinstance(keys, str) else list(keys)
+    made = study.grid(keys, [model], profile, seeds=[0], folds=1, **changes)
+    if not made.runs:
+        key, how = next(iter(made.absent.items()))
+        raise CapslibError(f"the source of the transfer, {key}, is not here: {how}")
+    return made.runs[0].config
 
 
 def spectrogram(sample_rate: int) -> FeatureConfig:

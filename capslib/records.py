@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from capslib import paths
 from capslib.errors import CapslibError
@@ -110,10 +111,10 @@ def code_version(*roots: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def source_version(function: Callable) -> str:
-    """SHA-256 (16 digits) of one function's code."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    return hashlib.sha256(_canonical(tree).encode()).hexdigest()[:16]
+def source_version(*parts: Callable | ModuleType) -> str:
+    """SHA-256 (16 digits) of the code of functions or modules."""
+    trees = [ast.parse(textwrap.dedent(inspect.getsource(part))) for part in parts]
+    return hashlib.sha256("\n".join(map(_canonical, trees)).encode()).hexdigest()[:16]
 
 
 def run_key(config: dict, data_fingerprint: str, code: str) -> str:

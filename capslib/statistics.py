@@ -6,8 +6,9 @@ systems are compared in pairs on the same folds and seeds, with a variance that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from capslib.errors import CapslibError
+from capslib.study import Runs
 
 LEVEL = 0.05
 
@@ -51,6 +53,27 @@ def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) 
     half = stats.t.ppf(1 - LEVEL / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     low, high = np.clip([x.mean() - half, x.mean() + half], *bounds)
     return Interval(float(x.mean()), float(low), float(high), len(x))
+
+
+def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
+    """Runs without the seeds that only some systems of a corpus have, so that what stands side by side is of the same seeds.
+
+    A seed counts for a system when it has as many folds as any seed of the system. Where no seed is shared, all stay.
+
+    Args:
+        systems: names of those that are compared; all by default.
+    """
+    chosen = [r for r in runs.records if systems is None or r["system"] in systems]
+    kept = []
+    for corpus in dict.fromkeys(r["config"]["corpus"] for r in chosen):
+        here = [r for r in chosen if r["config"]["corpus"] == corpus]
+        complete = []
+        for system in {r["system"] for r in here}:
+            folds = Counter(r["config"]["seed"] for r in here if r["system"] == system)
+            complete.append({seed for seed, n in folds.items() if n == max(folds.values())})
+        shared = set.intersection(*complete)
+        kept += [r for r in here if not shared or r["config"]["seed"] in shared]
+    return replace(runs, records=tuple(kept))
 
 
 def unit_accuracies(records: Sequence[dict]) -> pd.Series:
@@ -240,5 +263,10 @@ def sentence(tests: pd.DataFrame) -> str:
                 continue
             size = f"{100 * row['difference']:+.1f} points, p = {row['p (Holm)']:.3f}"
             said.append(f"{first} against {second}: {row['verdict']} ({size})")
+        reach = 50 * (rows["high"] - rows["low"]).dropna()
+        if len(reach):
+            least, most = (f"{value:.1f}" for value in (reach.min(), reach.max()))
+            span = least if least == most else f"{least} to {most}"
+            said.append(f"the intervals reach {span} points to each side, and what is smaller cannot be seen")
         lines.append(f"{corpus}. " + "; ".join(said) + ".")
     return "\n".join(lines)

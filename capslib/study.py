@@ -259,7 +259,8 @@ def grid(
                 config = replace(config, **changes, **own)
                 data, code = card["splits"][split]["fingerprint"], current_code(name)
                 if config.source is not None:
-                    origin = _card(config.source.corpus, profile)["splits"][config.source.split]
+                    origins = _card(config.source.corpus, profile)["splits"]
+                    origin = origins[choose(config.source.split, origins, f"fold of {config.source.corpus}")]
                     data, code = f"{data}+{origin['fingerprint']}", current_code(name, config.source.model)
                 for seed in range(budget.seeds) if seeds is None else seeds:
                     source_run = config.source and replace(config.source, seed=seed)

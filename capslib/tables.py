@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import HTML
 
-from capslib import paths, statistics
+from capslib import corpora, paths, statistics
 from capslib.corpora import Corpus
 from capslib.errors import choose
 from capslib.study import Runs
@@ -91,6 +91,17 @@ def evidence(card: Mapping) -> str:
     return f"{card['evidence']}, incomplete" if incomplete else card["evidence"]
 
 
+def heard(records: Sequence[dict]) -> str:
+    """Which corpora the sources of a transfer were trained on, and what these stand for; "" without a source."""
+    found = []
+    for key in dict.fromkeys(r["config"]["source"]["corpus"] for r in records if r["config"].get("source")):
+        source, task = corpora.parse(key)
+        about = source.tasks[task]
+        role = about.role.partition(" ")[2]
+        found.append(f"source {key}" + (f", stand-in for {role}" if about.evidence == "stand-in" else ""))
+    return "; ".join(found)
+
+
 def describe(cards: Mapping[str, dict]) -> pd.DataFrame:
     """One row a corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint."""
     return pd.DataFrame(
@@ -155,7 +166,7 @@ def compare(
     )
     titles = [choose(title, list(values.columns), f"column of {paper} {table}") for title in named.values()]
     order: list[tuple[str, str | None]] = []
-    keys = list(runs.grid.cards)
+    keys, shown = list(runs.grid.cards), statistics.comparable(runs, columns)
     for row in values.index:
         order.append((row, None))
         mine = [key for key in keys if runs.grid.cards[key]["role"] == f"{paper} {row}"]
@@ -177,18 +188,19 @@ def compare(
             }
         else:
             card = runs.grid.cards[key]
-            found = {column: runs.of(corpus=key, system=column) for column in columns}
+            found = {column: shown.of(corpus=key, system=column) for column in columns}
             made = [statistics.cell(records, metric) if records else None for records in found.values()]
             numbers = [value.mean if value else None for value in made]
             cells = [str(value) if value else "not run yet" for value in made]
-            head = {"corpus": key, "evidence": evidence(card), "from": _provenance(card, found)}
+            told = [evidence(card), heard([record for records in found.values() for record in records])]
+            head = {"corpus": key, "evidence": "; ".join(filter(None, told)), "from": _provenance(card, found)}
         best = max((number for number in numbers if number is not None and pd.notna(number)), default=None)
         rows.append(head | dict(zip(titles, cells, strict=True)))
         bold.append([False] * 3 + [best is not None and number == best for number in numbers])
     frame = pd.DataFrame(rows)
     caption = (
         f"{paper} {table}, columns {', '.join(titles)}: {metric.replace('_', ' ')} as published, and ours below it as mean and 95% interval over "
-        f"the units named. {len(runs.records)} of {len(runs.grid)} runs, profile {runs.grid.profile}; best of a row bold."
+        f"the units named, on the seeds that all columns have. {len(runs.records)} of {len(runs.grid)} runs, profile {runs.grid.profile}; best of a row bold."
     )
     return show(frame, name, caption, out, pd.DataFrame(bold, columns=frame.columns))
 
@@ -214,8 +226,8 @@ def _provenance(card: dict, found: Mapping[str, Sequence[dict]]) -> str:
 
 
 def per_fold(runs: Runs) -> pd.DataFrame:
-    """Accuracy of every fold, mean over seeds, one column a system."""
-    frame = runs.frame()
+    """Accuracy of every fold, mean over the seeds that all systems have, one column a system."""
+    frame = statistics.comparable(runs).frame()
     grouped = frame.pivot_table(
         index=["corpus", "split"], columns="system", values="accuracy", aggfunc="mean", sort=False
     ).reset_index()
@@ -225,9 +237,11 @@ def per_fold(runs: Runs) -> pd.DataFrame:
 
 
 def systems(runs: Runs) -> pd.DataFrame:
-    """Size and cost of every system: parameters, median seconds a run, median chosen epoch, train and test accuracy."""
+    """Size and cost of every system: parameters, median seconds a run, median chosen epoch, train and test accuracy, over the
+    seeds that all systems of a corpus have."""
     return (
-        runs.frame()
+        statistics.comparable(runs)
+        .frame()
         .groupby(["corpus", "system"], sort=False)
         .agg(
             parameters=("parameters", "median"),
@@ -247,10 +261,10 @@ def systems(runs: Runs) -> pd.DataFrame:
 
 
 def metrics(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
-    """Metrics of the test part of every system on every corpus, as mean and 95% interval."""
-    rows = []
+    """Metrics of the test part of every system on every corpus, as mean and 95% interval, over the seeds that all have."""
+    rows, shown = [], statistics.comparable(runs)
     for corpus, system in dict.fromkeys((run.config.corpus, run.system) for run in runs.grid.runs):
-        records = runs.of(corpus=corpus, system=system)
+        records = shown.of(corpus=corpus, system=system)
         cells = {n.replace("_", " "): str(statistics.cell(records, n)) if records else "not run yet" for n in names}
         rows.append({"corpus": corpus, "system": COLUMN_TITLES.get(system, system)} | cells)
     return pd.DataFrame(rows)
@@ -293,12 +307,25 @@ def label_sets(runs: Runs) -> pd.DataFrame:
     )
 
 
-def perturbed(found: Sequence[Mapping]) -> pd.DataFrame:
-    """What a perturbation does to a network's vectors, one row a system: mean and 95% interval over the folds.
+def of_looks(
+    found: Sequence[Mapping], columns: Mapping[str, tuple[Callable[[Mapping], float], tuple[float, float]]]
+) -> pd.DataFrame:
+    """Numbers of looks, one row a corpus and system: mean and 95% interval over the folds.
 
     Args:
-        found: from ``insight.looks(runs, insight.components)``.
+        found: from ``insight.looks``.
+        columns: by title, a number of a look, and between what it lies.
     """
+    rows = []
+    for corpus, system in dict.fromkeys((look["corpus"], look["system"]) for look in found):
+        here = [look for look in found if (look["system"], look["corpus"]) == (system, corpus)]
+        head = {"corpus": corpus, "system": system, "networks": len(here)}
+        rows.append(head | {title: str(statistics.over_folds(here, *how)) for title, how in columns.items()})
+    return pd.DataFrame(rows, columns=["corpus", "system", "networks", *columns])
+
+
+def perturbed(found: Sequence[Mapping]) -> pd.DataFrame:
+    """What a perturbation does to a network's vectors, one row a system; ``found`` from ``insight.components``."""
     columns = {
         "two components, all": (lambda look: sum(look["pooled"][:2]), (0.0, 1.0)),
         "two components, within a clip": (lambda look: sum(look["within"][:2]), (0.0, 1.0)),
@@ -306,12 +333,9 @@ def perturbed(found: Sequence[Mapping]) -> pd.DataFrame:
         "level read back (r)": (lambda look: look["probe"], (-1.0, 1.0)),
         "more or less (chance 0.5)": (lambda look: look["side"], (0.0, 1.0)),
     }
-    rows = []
-    for system, corpus in dict.fromkeys((look["system"], look["corpus"]) for look in found):
-        here = [look for look in found if (look["system"], look["corpus"]) == (system, corpus)]
-        head = {"corpus": corpus, "system": system, "numbers": here[0]["features"], "networks": len(here)}
-        rows.append(head | {title: str(statistics.over_folds(here, *how)) for title, how in columns.items()})
-    return pd.DataFrame(rows, columns=["corpus", "system", "numbers", "networks", *columns])
+    frame, sizes = of_looks(found, columns), {look["system"]: look["features"] for look in found}
+    frame.insert(2, "numbers", frame["system"].map(sizes))
+    return frame
 
 
 def provenance(runs: Runs, name: str, out: Path, measured: Mapping[str, str] | None = None) -> HTML:

@@ -122,20 +122,20 @@ def scores(runs: Runs, places: Mapping[str, tuple[str, str]], paper: str, table:
         paper, table: "P2", "Table V".
         name, out: see ``tables.show``.
     """
-    published, rows = values(paper, table), []
+    published, rows, shown = values(paper, table), [], statistics.comparable(runs, places)
     for system, (row, column) in places.items():
         cells = {metric: published.get((row, column or metric, metric)) for metric in METRICS}
         if any(cells.values()):
             told = {metric: "" if value is None else f"{value:.3f}" for metric, value in cells.items()}
             rows.append({"system": system, "corpus": "IEMOCAP", "evidence": "published", **told, "runs": ""})
         for key, card in runs.grid.cards.items():
-            records = runs.of(corpus=key, system=system)
+            records = shown.of(corpus=key, system=system)
             told = {m: str(statistics.cell(records, ours)) if records else NOT_YET for m, ours in METRICS.items()}
             head = {"system": system, "corpus": key, "evidence": evidence(card)}
             rows.append(head | told | {"runs": _made(runs, key, records)})
     caption = (
         f"{paper} {table}: test WA and UA as published on IEMOCAP, and ours as mean and 95% interval, of WA over speakers, "
-        f"of UA over folds. {len(runs.records)} of {len(runs.grid)} runs of this notebook, profile {runs.grid.profile}."
+        f"of UA over folds, on the seeds that all systems have. {len(runs.records)} of {len(runs.grid)} runs of this notebook, profile {runs.grid.profile}."
     )
     return show(pd.DataFrame(rows), name, caption, out)
 
@@ -183,8 +183,9 @@ def metric_of(record: Mapping, metric: str) -> float:
 
 
 def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
-    """WA and UA as the papers count them: test clips of all folds together, mean over seeds; one row a corpus and system."""
-    rows = []
+    """WA and UA as the papers count them: test clips of all folds together, mean over the seeds that all systems of a corpus
+    have; one row a corpus and system."""
+    rows, runs = [], statistics.comparable(runs, systems)
     for key in runs.grid.cards:
         for system in systems:
             by_seed: dict[int, list[np.ndarray]] = {}

@@ -9,6 +9,7 @@ import torch
 
 from capslib import insight, models, study, training
 from capslib.errors import CapslibError
+from capslib.layers import squash
 
 
 def part(lengths=(12, 30, 7)) -> training.Part:
@@ -28,6 +29,44 @@ def test_one_pass_couples_evenly_and_more_passes_less_so():
     look = insight.couplings(model, part())
     assert look["entropy"][0] == pytest.approx(1.0, abs=1e-4)
     assert look["entropy"][4] < look["entropy"][1] < 1.0
+    assert look["logit"][0] == pytest.approx(0.0, abs=1e-5) and look["changed"][0] == 0
+
+
+@torch.no_grad()
+def test_logits_are_products_of_votes_and_capsules_about_their_mean():
+    model, clips = network(), part((12,))
+    model.capsules.weight.mul_(20)
+    features, lengths, _ = clips.batch([0], torch.device("cpu"))
+    steps, _ = model.trunk(model.standardize(features), lengths)
+    votes = torch.einsum("if,jfd->ijd", steps[0], model.capsules.matrices)
+    logits = (votes * squash(votes.mean(0) * len(votes) / 3)).sum(-1)
+    largest = (logits - logits.mean(-1, keepdim=True)).abs().max()
+    assert insight.couplings(model, clips, passes=2)["logit"][1] == pytest.approx(float(largest), abs=1e-3)
+
+
+@torch.no_grad()
+def test_clips_that_more_passes_tell_otherwise_are_counted():
+    generator = torch.Generator().manual_seed(3)
+    clips = [torch.randn(n, 6, generator=generator) for n in range(4, 44)]
+    model, told = network(), []
+    model.capsules.weight.mul_(20)
+    for passes in (1, 3):
+        model.capsules.routing.num_iterations = passes
+        told.append([int(model(clip[None], torch.tensor([len(clip)])).argmax()) for clip in clips])
+    share = sum(a != b for a, b in zip(*told, strict=True)) / len(clips)
+    found = insight.couplings(model, training.Part(clips, torch.zeros(len(clips), dtype=torch.long)), passes=3)
+    assert found["changed"][2] == pytest.approx(share, abs=1e-4) and share > 0
+
+
+def test_a_rule_s_own_couplings_are_looked_at():
+    clips = part()
+    even = insight.rule_entropy(network(num_iterations=1), clips)["entropy"]
+    torch.manual_seed(0)
+    attention = models.build("caps_routed", 6, 3, routing="inverted_attention").eval()
+    found = insight.rule_entropy(attention, clips)["entropy"]
+    assert even == 1.0 and 0 < found < 1
+    with pytest.raises(CapslibError, match="ATT has no couplings"):
+        insight.rule_entropy(models.build("att", 6, 3), clips)
 
 
 def test_curves_are_standardized_and_have_their_lengths():

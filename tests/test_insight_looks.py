@@ -76,13 +76,28 @@ def decoded(num_frames: int = 9) -> models.AudioModel:
     return model
 
 
-def test_reconstructions_are_held_against_the_mean_clip():
+def test_reconstructions_are_held_against_the_median_clip():
     train = Part([torch.randn(n, 6) for n in (9, 5, 7)], torch.tensor([0, 1, 2]))
     look = insight.reconstructions(decoded(), train, train)
     assert 0 < look["error"] < 1 and look["left_out"] == 0 and set(look["shown"]) == {"0", "1", "2"}
     alone = Part(train.clips[:1], train.targets[:1])
     assert insight.reconstructions(decoded(), alone, alone)["reference"] == pytest.approx(0.0, abs=1e-6)
     json.dumps(look)
+
+
+def test_and_against_the_median_clip_of_the_told_class():
+    model, train = decoded(), Part([torch.full((9, 6), float(k)) for k in (-1, 0, 1)], torch.tensor([0, 1, 2]))
+    test = Part([torch.randn(9, 6) for _ in range(4)], torch.zeros(4, dtype=torch.long))
+    told = [int(model(clip[None], torch.tensor([9])).argmax()) for clip in test.clips]
+    wanted = [
+        (model.scaled(train.clips[k]) - model.scaled(clip)).abs().mean()
+        for k, clip in zip(told, test.clips, strict=True)
+    ]
+    found = insight.reconstructions(model, train, test)
+    assert found["class_reference"] == pytest.approx(float(torch.stack(wanted).mean()), abs=2e-5)
+    only = Part(train.clips[:1], torch.tensor([0 if told[0] else 1]))  # the told class has no training clip
+    alone = insight.reconstructions(model, only, Part(test.clips[:1], test.targets[:1]))
+    assert alone["class_reference"] == alone["reference"]
 
 
 def test_clips_longer_than_the_decoder_writes_are_counted():

@@ -6,6 +6,7 @@ from scipy import stats
 
 from capslib import statistics
 from capslib.errors import CapslibError
+from capslib.study import Grid, Runs
 
 
 def record(corpus="c:t", model="caps", split="fold1", seed=0, accuracy=0.5, units=None, test=20, train=80):
@@ -105,3 +106,33 @@ def test_one_fold_gives_no_verdict():
 
 def test_systems_that_were_not_run_are_left_out():
     assert statistics.against([record(model="cnn")], "caps").empty
+
+
+def test_what_stands_side_by_side_is_of_the_same_seeds():
+    def of(system, seeds, folds=("a", "b")):
+        return [record(model=system, split=fold, seed=seed) for seed in seeds for fold in folds]
+
+    grid = Grid("quick", (), {}, {})
+
+    def shown(*made):
+        kept = statistics.comparable(Runs(grid, tuple(r for some in made for r in some), (), (), ())).records
+        return {(r["system"], r["config"]["seed"]) for r in kept}
+
+    assert shown(of("caps", (0, 1, 2)), of("att", (0, 1))) == {("caps", 0), ("caps", 1), ("att", 0), ("att", 1)}
+    begun = [*of("att", (0,)), *of("att", (1,), ("a",))]  # the second seed is under way
+    assert shown(of("caps", (0, 1)), begun) == {("caps", 0), ("att", 0)}
+    assert shown(of("caps", (0,)), of("att", (1,))) == {("caps", 0), ("att", 1)}  # nothing in common: as they are
+    both = Runs(grid, tuple([*of("caps", (0, 1)), *of("att", (0,))]), (), (), ())
+    assert len(statistics.comparable(both, ["caps"]).records) == 4
+
+
+def test_the_sentence_says_how_large_a_difference_could_be_seen():
+    values = {"caps": (0.7, 0.75, 0.8), "att": (0.6, 0.66, 0.69)}
+    made = [
+        record(model=system, split=f"f{k}", accuracy=value)
+        for system, found in values.items()
+        for k, value in enumerate(found)
+    ]
+    tests = statistics.against(made, "caps")
+    reach = 50 * (tests["high"] - tests["low"]).item()
+    assert f"the intervals reach {reach:.1f} points to each side" in statistics.sentence(tests)

@@ -6,6 +6,7 @@ of machine.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from capslib import corpora, models, paths, study, training
 from capslib.insight.averaged import averaged, probabilities, test_units
-from capslib.insight.coupling import couplings
+from capslib.insight.coupling import couplings, rule_entropy
 from capslib.insight.mixed import mixed_again, over_snr
 from capslib.insight.perturbed import components
 from capslib.insight.reconstructed import reconstructions
@@ -34,6 +35,7 @@ __all__ = [
     "over_snr",
     "probabilities",
     "reconstructions",
+    "rule_entropy",
     "test_part",
     "test_units",
     "train_and_test",
@@ -80,7 +82,7 @@ def looks(
     Returns:
         One a run: corpus, split, seed, system and what the look returned.
     """
-    shown, code = {record["key"] for record in runs.of(**wanted)}, source_version(look)
+    shown, code = {record["key"] for record in runs.of(**wanted)}, source_version(inspect.getmodule(look), given)
     found = []
     for run in runs.grid.runs:
         if run.key not in shown:

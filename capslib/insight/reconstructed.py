@@ -16,22 +16,27 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
 
     Args:
         model: a ``DecodedCapsNet``.
-        train: clips whose mean is the reference.
+        train: clips whose median at each frame is the reference, the constant that has the smallest error.
         test: clips; those with more frames than the decoder writes are counted and left out.
         clips: shown, of different classes.
     Returns:
         error: mean absolute error over the test clips' own frames, features between 0 and 1 by the training part's range;
-        reference: that of the training clips' mean at each frame, without any knowledge of the clip; left_out; shown: input
-        and reconstruction (frames, features) of a few clips, with true and predicted class.
+        reference: that of the median training clip, without any knowledge of the clip; class_reference: that of the median
+        training clip of the class that the model predicts, which knows no more of how it was said; left_out; shown: input and
+        reconstruction (frames, features) of a few clips, with true and predicted class.
     """
     if not isinstance(model, DecodedCapsNet):
         raise CapslibError(f"{type(model).__name__} has no decoder: choose caps_decoder")
-    errors, references, left_out, shown = [], [], 0, {}
-    total, count = torch.zeros(model.num_frames, len(model.low)), torch.zeros(model.num_frames, 1)
-    for clip in train.clips:
-        total[: len(clip)] += model.scaled(clip)
-        count[: len(clip)] += 1
-    average = total / count.clamp_min(1)
+    errors, references, class_references, left_out, shown = [], [], [], 0, {}
+    filled = torch.full((len(train), model.num_frames, len(model.low)), float("nan"))
+    for place, clip in zip(filled, train.clips, strict=True):
+        place[: len(clip)] = model.scaled(clip)
+    overall = _median(filled)
+    # A class whose clips are all shorter than some frame says nothing of it there.
+    medians = {
+        int(k): torch.where((own := _median(filled[train.targets == k])).isnan(), overall, own)
+        for k in train.targets.unique()
+    }
     for index in range(len(test)):
         features, lengths, target = test.batch([index], torch.device("cpu"))
         if features.shape[1] > model.num_frames:
@@ -41,7 +46,8 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
         predicted = capsules.norm(dim=-1).argmax(-1)
         errors.append(model.error(capsules, features, lengths, predicted).item())
         wanted = model.scaled(features)[0]
-        references.append((average[: len(wanted)] - wanted).abs().mean().item())
+        for kept, median in ((references, overall), (class_references, medians.get(int(predicted), overall))):
+            kept.append((median[: len(wanted)] - wanted).abs().mean().item())
         if len(shown) < clips and int(target) not in shown:
             written = model.reconstruct(capsules, predicted)[0, : len(wanted)]
             pair = {"input": wanted, "reconstruction": written}
@@ -51,6 +57,12 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
     return {
         "error": round(sum(errors) / count, 5),
         "reference": round(sum(references) / count, 5),
+        "class_reference": round(sum(class_references) / count, 5),
         "left_out": left_out,
         "shown": {str(k): value for k, value in shown.items()},
     }
+
+
+def _median(clips: torch.Tensor) -> torch.Tensor:
+    """Of each frame and feature, over the clips that have the frame: (clips, frames, features) -> (frames, features)."""
+    return clips.nanmedian(0).values
