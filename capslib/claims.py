@@ -78,24 +78,11 @@ def _tests(
     keys = _of_role(runs, roles)
     records = [r for r in runs.records if r["config"]["corpus"] in keys and r["system"] in {better, *others}]
     rows = statistics.against(records, better, metric)
-    unfit = [not_learnt(records, row, better, metric) for _, row in rows.iterrows()]
-    rows.loc[[bool(note) for note in unfit], "verdict"] = "inconclusive"
-    return rows.assign(role=rows["corpus"].map(keys), unfit=unfit)
-
-
-def not_learnt(records: Sequence[dict], row: pd.Series, better: str, metric: str) -> str:
-    """Which of two systems lost without having learnt its training part, in words; "" if neither."""
-    if row["verdict"] not in ("higher", "lower"):
-        return ""
-    other = row["comparison"].removeprefix(f"{better} - ")
-    loser, winner = (other, better) if row["verdict"] == "higher" else (better, other)
-
-    def mean(system: str, part: str) -> float:
-        found = [r[part] for r in records if r["config"]["corpus"] == row["corpus"] and r["system"] == system]
-        return sum(one.get(metric, one["accuracy"]) for one in found) / len(found)
-
-    learnt = mean(loser, "train")
-    return f"{loser} has not learnt its training part ({learnt:.2f})" if learnt < mean(winner, "test") else ""
+    unlearnt = rows["verdict"].map(lambda verdict: statistics.NOT_LEARNT in verdict).astype(bool)
+    unfit = rows["verdict"].where(unlearnt, "")
+    return rows.assign(
+        role=rows["corpus"].map(keys), verdict=rows["verdict"].mask(unlearnt, "inconclusive"), unfit=unfit
+    )
 
 
 def _verdict(rows: pd.DataFrame, wanted: int) -> str:

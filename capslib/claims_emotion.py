@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from capslib import implied, insight, recipes, study, tables_emotion
-from capslib.claims import FEWEST_PAIRS, NO_DATA, OPEN, REFUTED, SUPPORTED, Claim, Finding, not_learnt
+from capslib import implied, insight, recipes, statistics, study, tables_emotion
+from capslib.claims import FEWEST_PAIRS, NO_DATA, OPEN, REFUTED, SUPPORTED, Claim, Finding
 from capslib.insight.gradients import input_gradients
 from capslib.study import Runs
 
@@ -69,7 +69,7 @@ def _loser(row: pd.Series, runs: Runs) -> str:
     if not {first, second} <= {record["system"] for record in runs.records}:
         return ""
     metric = row["metric"] if row["metric"] in BOTH else "accuracy"
-    return not_learnt(runs.records, row, first, metric)
+    return statistics.not_learnt(runs.records, row, first, metric)
 
 
 def beats(pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = BOTH) -> Callable[[Runs], Finding]:

@@ -19,6 +19,7 @@ from capslib.errors import CapslibError
 from capslib.study import Runs
 
 LEVEL = 0.05
+NOT_LEARNT = "has not learnt its training part"
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -
         metric: see ``paired``.
     Returns:
         Columns corpus, comparison, difference, low, high, p, p (Holm), n, verdict. The verdict is "higher", "lower"
-        or "inconclusive" at the 5% level after correction; "one fold only" where no pair allows a test.
+        or "inconclusive" at the 5% level after correction; "one fold only" where no pair allows a test; where the difference
+        is significant but the loser has not learnt its training part, that is said instead.
     """
     rows = []
     for corpus in dict.fromkeys(r["config"]["corpus"] for r in records):
@@ -200,7 +202,34 @@ def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -
     tested = frame["p"].notna()
     frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"])
     frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+    notes = [not_learnt(records, row, reference, metric) for _, row in frame.iterrows()]
+    frame["verdict"] = [note or verdict for note, verdict in zip(notes, frame["verdict"], strict=True)]
     return frame
+
+
+def not_learnt(records: Sequence[dict], row: pd.Series, better: str, metric: str) -> str:
+    """Which of two systems lost without having learnt its training part, in words; "" if neither.
+
+    A loser that fits its own training part worse than the winner does unseen clips was not trained to the end: that speaks
+    about the budget.
+
+    Args:
+        records: of one or several corpora.
+        row: of ``against``, of the corpus.
+        better: the reference there.
+        metric: of both parts; accuracy where the training part has no such metric.
+    """
+    if row["verdict"] not in ("higher", "lower"):
+        return ""
+    other = row["comparison"].removeprefix(f"{better} - ")
+    loser, winner = (other, better) if row["verdict"] == "higher" else (better, other)
+
+    def mean(system: str, part: str) -> float:
+        found = [r[part] for r in records if r["config"]["corpus"] == row["corpus"] and r["system"] == system]
+        return sum(one[metric if metric in one else "accuracy"] for one in found) / len(found)
+
+    learnt = mean(loser, "train")
+    return f"{loser} {NOT_LEARNT} ({learnt:.2f})" if learnt < mean(winner, "test") else ""
 
 
 def _verdict(row: pd.Series) -> str:

@@ -9,11 +9,14 @@ from capslib.errors import CapslibError
 from capslib.study import Grid, Runs
 
 
-def record(corpus="c:t", model="caps", split="fold1", seed=0, accuracy=0.5, units=None, test=20, train=80):
+def record(
+    corpus="c:t", model="caps", split="fold1", seed=0, accuracy=0.5, units=None, test=20, train=80, training=0.99
+):
     return {
         "system": model,
         "config": {"corpus": corpus, "model": model, "split": split, "seed": seed},
         "data": {"clips": {"train": train, "validation": 10, "test": test}},
+        "train": {"accuracy": training},
         "test": {"accuracy": accuracy, "unweighted_accuracy": accuracy},
         "units": units or {split: [round(accuracy * test), test]},
     }
@@ -136,3 +139,12 @@ def test_the_sentence_says_how_large_a_difference_could_be_seen():
     tests = statistics.against(made, "caps")
     reach = 50 * (tests["high"] - tests["low"]).item()
     assert f"the intervals reach {reach:.1f} points to each side" in statistics.sentence(tests)
+
+
+@pytest.mark.parametrize("training, verdict", [(0.9, "higher"), (0.3, "att has not learnt its training part (0.30)")])
+def test_a_difference_with_one_that_has_not_learnt_is_no_verdict(training, verdict):
+    made = [record(split=f"f{k}", accuracy=0.8 + k / 100) for k in range(5)]
+    made += [record(model="att", split=f"f{k}", accuracy=0.2 + k / 90, training=training) for k in range(5)]
+    tests = statistics.against(made, "caps")
+    assert tests["verdict"].tolist() == [verdict]
+    assert verdict in statistics.sentence(tests)
