@@ -268,7 +268,7 @@ CLAIMS = (
     Claim("P0", "section 5.2, Table 1", "more routing passes tend to overfit, on FSDD (1 pass against 5)", "03",
           overfits("1 pass", "5 passes", "FSDD")),
     Claim("P0", "section 5.2, Table 1", "and most on FSDD", "03", most_on("FSDD", "1 pass", "5 passes")),
-    Claim("P0", "section 5.2, Table 1", "the same on city sounds (part of its general sentence)", "03", overfits("1 pass", "5 passes", "Urban8K")),
+    Claim("P0", "section 5.2, Table 1", "more routing passes overfit on city sounds (part of its general sentence)", "03", overfits("1 pass", "5 passes", "Urban8K")),
     Claim("P0", "section 5.3, Fig. 2", "accuracy rises with the dimension, up to P0's 16 (16 against 2)", "04", higher("caps", ("D = 2",))),
     Claim("P0", "section 5.3, Fig. 2", "and falls beyond it (16 against 32)", "04", higher("caps", ("D = 32",))),
     Claim("P0", "section 5.3", "corpora with less data suffer more from a larger dimension (16 against 32; P0 names VCTK, which is not small)", "04",
