@@ -4,6 +4,7 @@ P2's recipe."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from capslib import corpora, study
 from capslib.errors import CapslibError, choose
@@ -39,7 +40,11 @@ AVERAGED = {"CNN_GRU + CNN_SeqCap": ("CNN_GRU", "CNN_SeqCap"), "CNN_GRU + CNN_Re
 TABLE_V = (*P2_SYSTEMS, *AVERAGED)
 TABLE_IV = ("CNN_GRU", "CNN_GRU_Att", "LSTM_Cap", "CNN_SeqCap", "CNN_RecCap")
 CONTROLLED = ("CNN_SeqCap", "CNN_RecCap")
+FIG_8 = ("CNN_GRU_Att", "CNN_SeqCap")
 PASSES = (1, 2, 4)  # P2 Fig. 7; its third point is CNN_SeqCap itself
+# Xavier's range is that of one 8 x 8 matrix; over all that an output capsule sums, as a library's function would take one
+# variable of that shape, it is a hundredth. A tenth lies between.
+SMALL = "CNN_SeqCap, a tenth of Xavier"
 CURRICULUM = "short_utterances_first"
 SEEDS = range(5)
 # LSTM_Cap has matrices for 1,000 frames (P2 table II and section IV-B), of which segments of 2 s would train the first 200.
@@ -105,8 +110,9 @@ def p2_systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System
 
     Names are P2's. All have the curriculum but ``", no curriculum"`` (random order from the first epoch); ``", segments
     first"`` sorts the first epoch by the segment's length, ``", sorted batches"`` forms the curriculum's batches and shuffles
-    them. ``", 1 pass"`` and so on route so often (both routings). Training clips are cut into segments of 2 s, but for LSTM_Cap,
-    which hears up to 10 s; ``", 2 s segments"`` cuts its clips as well, and tests it through matrices that were never trained.
+    them. ``", 1 pass"`` and so on route so often (both routings); ``SMALL`` starts from smaller matrices. Training clips are
+    cut into segments of 2 s, but for LSTM_Cap, which hears up to 10 s; ``", 2 s segments"`` cuts its clips as well, and tests
+    it through matrices that were never trained.
 
     Args:
         sample_rate: of the corpora, in hertz.
@@ -131,6 +137,7 @@ def p2_systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System
     found |= {f"{system}, 2 s segments": (P2_SYSTEMS[system], {}, recipe) for system in FRAMES}
     passes = {f"CNN_SeqCap, {n} pass{'es' * (n > 1)}": n for n in PASSES}
     found |= {name: ("cnn_seqcap", {"num_iterations": n}, recipe) for name, n in passes.items()}
+    found[SMALL] = ("cnn_seqcap", {"init_gain": 0.1}, recipe)
     found |= {f"{system}, segments first": variant(system, "short_segments_first") for system in CONTROLLED}
     return found | {f"{system}, sorted batches": variant(system, "sorted_batches") for system in CONTROLLED}
 
@@ -163,3 +170,11 @@ def p2_grid(
     place = {system: i for i, system in enumerate(p2_systems())}
     runs.sort(key=lambda run: (run.config.seed, place[run.system]))
     return Grid(profile, tuple(runs), cards, absent)
+
+
+def with_untrained(grid: Grid) -> Grid:
+    """A grid, and behind it each of its networks as it is initialized, called "system, untrained": what that shows is not learnt."""
+    untrained = [
+        replace(run, system=f"{run.system}, untrained", config=replace(run.config, epochs=0)) for run in grid.runs
+    ]
+    return replace(grid, runs=(*grid.runs, *untrained))

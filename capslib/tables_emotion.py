@@ -5,8 +5,7 @@ WA (weighted accuracy) is accuracy, UA (unweighted accuracy) the mean recall of 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,16 +14,13 @@ import pandas as pd
 import torch
 from IPython.display import HTML
 
-from capslib import corpora, models, paths, statistics
-from capslib.errors import CapslibError
+from capslib import corpora, models, paths, statistics, tables
 from capslib.recipes import P2_SYSTEMS
+from capslib.statistics_emotion import METRICS, NOT_YET, paired
 from capslib.study import Runs
 from capslib.tables import evidence, show
 
-METRICS = {"WA": "accuracy", "UA": "unweighted_accuracy"}
-EARLY = "validation WA, epochs 1 to 5"
 EMOTIONS = ("Neutral", "Angry", "Happy", "Sad")
-NOT_YET = "not run yet"
 
 
 @cache
@@ -112,6 +108,16 @@ def _made(runs: Runs, key: str, records: Sequence[dict]) -> str:
     return f"{folds} of {len(runs.grid.cards[key]['splits'])} folds, {seeds} seed(s), {len(records)} runs"
 
 
+def extent(runs: Runs, systems: Collection[str] | None = None) -> str:
+    """What of a grid there is, for a caption: seeds of each corpus, of these systems or of all."""
+    told = []
+    for key in runs.grid.cards:
+        seeds = {r["config"]["seed"] for r in runs.of(corpus=key) if systems is None or r["system"] in systems}
+        several = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+        told.append(f"{key} {several if seeds else NOT_YET}")
+    return f"Ours: {', '.join(told) or 'no corpus here'}."
+
+
 def scores(runs: Runs, places: Mapping[str, tuple[str, str]], paper: str, table: str, name: str, out: Path) -> HTML:
     """WA and UA of systems as published, and ours below each, one row a corpus.
 
@@ -135,7 +141,8 @@ def scores(runs: Runs, places: Mapping[str, tuple[str, str]], paper: str, table:
             rows.append(head | told | {"runs": _made(runs, key, records)})
     caption = (
         f"{paper} {table}: test WA and UA as published on IEMOCAP, and ours as mean and 95% interval, of WA over speakers, "
-        f"of UA over folds, on the seeds that all systems have. {len(runs.records)} of {len(runs.grid)} runs of this notebook, profile {runs.grid.profile}."
+        f"of UA over folds, on the seeds that all systems have. {extent(runs, places)} {len(runs.grid) - len(runs.missing)} of {len(runs.grid)} runs of "
+        f"this notebook, profile {runs.grid.profile}."
     )
     return show(pd.DataFrame(rows), name, caption, out)
 
@@ -162,24 +169,9 @@ def confusions(runs: Runs, system: str, paper: str, table: str, name: str, out: 
             rows.append({"true": true, "corpus": key, "evidence": evidence(card), **told, "clips": clips})
     caption = (
         f"{paper} {table}, {system}: share of the clips of each true class that is told as each class. Published on IEMOCAP; "
-        "ours below it, all folds and seeds pooled."
+        f"ours below it, all folds and seeds pooled. {extent(runs, [system])}"
     )
     return show(pd.DataFrame(rows), name, caption, out)
-
-
-def metric_of(record: Mapping, metric: str) -> float:
-    """A metric of the test part: "accuracy", "unweighted_accuracy" or "recall of happy", which is NaN where no clip is; or
-    ``EARLY``, the mean validation accuracy of the first five epochs."""
-    if metric == EARLY:
-        return float(np.mean([epoch["validation_accuracy"] for epoch in record["epochs"][:5]]))
-    kind, _, label = metric.partition(" of ")
-    if kind != "recall":
-        return record["test"][metric]
-    if label not in record["classes"]:
-        return float("nan")
-    place = record["classes"].index(label)
-    counts = record["confusion"][place]
-    return counts[place] / sum(counts) if sum(counts) else float("nan")
 
 
 def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
@@ -224,85 +216,6 @@ def segments(cards: Mapping[str, dict], frames: int = 200, window: int = 40) -> 
             | {f"below {window}": f"{short:.0%}"}
         )
     return pd.DataFrame(rows)
-
-
-def _ratio(runs: Runs, record: Mapping) -> float:
-    """Test clips over training clips; a record counts the training part's segments, of which a clip has several."""
-    split = runs.grid.cards[record["config"]["corpus"]]["splits"][record["config"]["split"]]
-    return split["test"] / min(split["train"], record["config"].get("max_train_clips") or split["train"])
-
-
-def gains(runs: Runs, key: str, first: str, second: str, metric: str) -> dict[tuple[str, int], float]:
-    """Metric of one system minus another's on a corpus, by fold and seed that both have; not numbers are left out."""
-
-    def by_run(system: str) -> dict[tuple[str, int], float]:
-        records = runs.of(corpus=key, system=system)
-        return {(r["config"]["split"], r["config"]["seed"]): metric_of(r, metric) for r in records}
-
-    ours, others = by_run(first), by_run(second)
-    both = {run: ours[run] - others[run] for run in ours if run in others}
-    return {run: value for run, value in both.items() if not np.isnan(value)}
-
-
-def tested(runs: Runs, families: Mapping[tuple[str, str, str], Mapping[tuple[str, int], float]]) -> pd.DataFrame:
-    """Corrected resampled t-tests that differences are zero, one family for Holm's correction.
-
-    Args:
-        runs: whose corpora give the share of test clips.
-        families: differences by fold and seed, for each (corpus, comparison, metric).
-    Returns:
-        One row each: corpus, comparison, metric, difference, low, high, p, n, p (Holm), verdict; the verdict is "higher",
-        "lower", "inconclusive", "one pair only" or "not run yet".
-    """
-    rows = []
-    for (key, comparison, metric), differences in families.items():
-        row = {"corpus": key, "comparison": comparison, "metric": metric, "n": len(differences)}
-        found = [r for r in runs.records if r["config"]["corpus"] == key]
-        ratios = [_ratio(runs, r) for r in found if (r["config"]["split"], r["config"]["seed"]) in differences]
-        with contextlib.suppress(CapslibError):  # fewer than two pairs
-            test = statistics.corrected_resampled_t_test(list(differences.values()), float(np.mean(ratios or [0])))
-            row |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
-        rows.append(row)
-    columns = ["corpus", "comparison", "metric", "difference", "low", "high", "p", "n", "p (Holm)", "verdict"]
-    frame = pd.DataFrame(rows, columns=columns)
-    some = frame["p"].notna()
-    frame.loc[some, "p (Holm)"] = statistics.holm(frame.loc[some, "p"])
-    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
-    return frame
-
-
-def _verdict(row: pd.Series) -> str:
-    if pd.isna(row["p"]):
-        return "one pair only" if row["n"] else NOT_YET
-    if row["p (Holm)"] > statistics.LEVEL:
-        return "inconclusive"
-    return "higher" if row["difference"] > 0 else "lower"
-
-
-def paired(
-    runs: Runs,
-    pairs: Sequence[tuple[str, str]],
-    metrics: Sequence[str] = ("accuracy", "unweighted_accuracy"),
-    keys: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Tests of one system minus another on the folds and seeds that both have, one family.
-
-    Args:
-        runs: of the systems.
-        pairs: names of systems.
-        metrics: see ``metric_of``.
-        keys: of corpora; by default all of the runs.
-    """
-    keys = list(runs.grid.cards) if keys is None else keys
-    return tested(
-        runs,
-        {
-            (key, f"{first} - {second}", metric): gains(runs, key, first, second, metric)
-            for key in keys
-            for first, second in pairs
-            for metric in metrics
-        },
-    )
 
 
 def ours(system: str) -> str:
@@ -356,7 +269,7 @@ def along(found: Sequence[Mapping]) -> pd.DataFrame:
         "likeness of one window to the next (cosine)": (lambda look: look["likeness"], (-1.0, 1.0)),
         "correlation of the longest with loudness": (lambda look: look["loudness"], (-1.0, 1.0)),
     }
-    return _over_looks(found, columns)
+    return tables.of_looks(found, columns)
 
 
 def followed(found: Sequence[Mapping]) -> pd.DataFrame:
@@ -370,13 +283,4 @@ def followed(found: Sequence[Mapping]) -> pd.DataFrame:
         "share on the loudest tenth (0.1: even)": (lambda look: look["loudest"], (0.0, 1.0)),
         "share on its own largest tenth": (lambda look: look["largest"], (0.0, 1.0)),
     }
-    return _over_looks(found, columns)
-
-
-def _over_looks(found: Sequence[Mapping], columns: Mapping) -> pd.DataFrame:
-    rows = []
-    for corpus, system in dict.fromkeys((look["corpus"], look["system"]) for look in found):
-        here = [look for look in found if (look["corpus"], look["system"]) == (corpus, system)]
-        head = {"corpus": corpus, "system": system, "networks": len(here)}
-        rows.append(head | {title: str(statistics.over_folds(here, *how)) for title, how in columns.items()})
-    return pd.DataFrame(rows, columns=["corpus", "system", "networks", *columns])
+    return tables.of_looks(found, columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import matplotlib
@@ -9,14 +10,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trees
 from test_emotion import EMODB, HIGH, LOW, RAVDESS, of, records
 from torch import nn
 
-from capslib import corpora, figures_emotion, insight, models, study, tables_emotion, training
+from capslib import (
+    claims,
+    claims_emotion,
+    corpora,
+    figures_emotion,
+    insight,
+    models,
+    paths,
+    recipes,
+    study,
+    tables_emotion,
+    training,
+)
 from capslib.errors import CapslibError
 from capslib.insight.gradients import input_gradients
 from capslib.insight.windows import window_lengths
 from capslib.layers import Standardize
+from capslib.records import source_version
 from capslib.runs import Part
 
 matplotlib.use("Agg")
@@ -181,3 +196,32 @@ def test_probabilities_are_the_model_s_and_stand_beside_their_speakers():
     assert (found.argmax(1) == scores.argmax(1).numpy()).all()
     with pytest.raises(CapslibError, match="gives lengths of capsules, not probabilities"):
         insight.probabilities(models.build("caps", part.clips[0].shape[1], len(corpus.classes)), part, units)
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [(True, claims.SUPPORTED), (False, claims.NO_DATA)])
+def test_the_ledger_reads_the_looks_that_the_notebook_keeps(kept, verdict, data_folder, tmp_path, monkeypatch):
+    """Each of two networks is sure where the other errs by little: what the notebook keeps of them, the ledger averages."""
+    monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
+    trees.emodb(data_folder / "emodb")
+    grid = recipes.p2_grid([EMODB], "full", ["CNN_GRU", "CNN_SeqCap"], seeds=(0,))
+    made = []
+    for run in grid.runs:
+        _, units = insight.test_units(run.config)
+        ours = run.system == "CNN_GRU"
+        targets = [k % 4 for k in range(len(units))]
+        sure = [[0.97 if c == t else 0.01 for c in range(4)] for t in targets]
+        wrong = [[0.5 if c == (t + 1) % 4 else 0.4 if c == t else 0.05 for c in range(4)] for t in targets]
+        half = [s if (k % 2 == 0) == ours else w for k, (s, w) in enumerate(zip(sure, wrong, strict=True))]
+        look = {"probabilities": half, "targets": targets, "units": units}
+        record = records(EMODB, run.system, [0.5] * 5)[int(run.config.split[-1]) - 1]
+        record |= {"key": run.key, "parameters": 1, "classes": list(EMOTIONS), "train": {"accuracy": 1.0}}
+        made.append(record)
+        if kept:
+            code = source_version(inspect.getmodule(insight.probabilities), insight.test_units)
+            file = tmp_path / "full" / "insight" / f"probabilities-{run.key}.json"
+            paths.write_text(file, json.dumps({"code": code} | look))
+    runs = study.Runs(grid, tuple(made), (), (), ())
+    answer = claims_emotion.with_averages(claims_emotion.higher(["CNN_GRU + CNN_SeqCap"], ["CNN_GRU"], ("accuracy",)))
+    assert answer(runs).verdict == verdict
+    notebook = insight.averages(runs, recipes.AVERAGED, train=False)
+    assert len(notebook.records) - len(made) == (5 if kept else 0)

@@ -40,3 +40,11 @@ def test_a_source_that_is_not_here_is_said_in_one_sentence():
     source = recipes.transfer_source("synth_gender", "caps", "quick")
     with pytest.raises(CapslibError, match="unknown fold of synth_gender:gender 'fold99'"):
         study.grid(["synth_digits"], ["caps"], source=dataclasses.replace(source, split="fold99"))
+
+
+def test_untrained_networks_stand_behind_the_same_trained_ones():
+    grid = recipes.p2_grid(["synth_emotion"], "quick", ["CNN_SeqCap"], seeds=(0, 1), folds=1, epochs=2)
+    both = recipes.with_untrained(grid)
+    assert both.runs[:2] == grid.runs and [run.system for run in both.runs[2:]] == ["CNN_SeqCap, untrained"] * 2
+    assert [dataclasses.replace(run.config, epochs=2) for run in both.runs[2:]] == [run.config for run in grid.runs]
+    assert {run.config.epochs for run in both.runs[2:]} == {0} and len({run.key for run in both.runs}) == 4

@@ -49,6 +49,7 @@ ROOMS = [
     "carry",
     "insight",
     "statistics",
+    "statistics_emotion",
     "tables",
     "tables_emotion",
     "implied",

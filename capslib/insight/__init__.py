@@ -25,6 +25,7 @@ from capslib.study import Run, Runs
 
 __all__ = [
     "averaged",
+    "averages",
     "components",
     "couplings",
     "load",
@@ -99,6 +100,21 @@ def looks(
         head = {"corpus": run.config.corpus, "split": run.config.split, "seed": run.config.seed, "system": run.system}
         found.append(head | made)
     return found
+
+
+def averages(runs: Runs, pairs: Mapping[str, tuple[str, str]], records: str = "accepted", train: bool = True) -> Runs:
+    """The runs, and behind them the averages of pairs of systems (see ``averaged``), from looks at their probabilities.
+
+    Args:
+        runs: with their grid.
+        pairs: names of two systems, by the name of their average.
+        records, train: see ``looks``.
+    """
+    systems = dict.fromkeys(system for names in pairs.values() for system in names)
+    found = [
+        look for system in systems for look in looks(runs, probabilities, records, train, test_units, system=system)
+    ]
+    return averaged(runs, pairs, found)
 
 
 def _folders(profile: str, records: str) -> list[Path]:
