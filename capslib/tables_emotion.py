@@ -176,7 +176,7 @@ def confusions(runs: Runs, system: str, paper: str, table: str, name: str, out: 
 
 def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
     """WA and UA as the papers count them: test clips of all folds together, mean over the seeds that all systems of a corpus
-    have; one row a corpus and system."""
+    have; one row a corpus and system, behind that of always telling the commonest class."""
     rows, runs = [], statistics.comparable(runs, systems)
     for key in runs.grid.cards:
         for system in systems:
@@ -184,6 +184,8 @@ def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
             for record in runs.of(corpus=key, system=system):
                 by_seed.setdefault(record["config"]["seed"], []).append(np.array(record["confusion"]))
             counts = [np.sum(folds, axis=0) for folds in by_seed.values()]
+            if counts and not any(row["corpus"] == key for row in rows):
+                rows.append(_commonest(key, counts[0]))
             if counts:
                 right = [np.diag(c) for c in counts]
                 recalls = [r[c.sum(1) > 0] / c.sum(1)[c.sum(1) > 0] for r, c in zip(right, counts, strict=True)]
@@ -193,6 +195,26 @@ def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
                     | {"UA": f"{np.mean([recall.mean() for recall in recalls]):.3f}"}
                 )
     return pd.DataFrame(rows or [{"corpus": "", "system": NOT_YET}])
+
+
+def _commonest(key: str, counts: np.ndarray) -> dict:
+    of_class = counts.sum(1)
+    share, ua = of_class.max() / of_class.sum(), 1 / (of_class > 0).sum()
+    head = {"corpus": key, "system": "always the commonest class", "seeds": "", "clips of a seed": f"{of_class.sum()}"}
+    return head | {"WA": f"{share:.3f}", "UA": f"{ua:.3f}"}
+
+
+def per_fold(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
+    """Test clips of each class in every fold, and each system's WA there, mean over the seeds that all have."""
+    shown, rows = statistics.comparable(runs, systems), {}
+    for record in shown.records:
+        place = (record["config"]["corpus"], record["config"]["split"])
+        counts = zip(record["classes"], np.sum(record["confusion"], axis=1), strict=True)
+        row = rows.setdefault(place, {"corpus": place[0], "fold": place[1]} | {f"{n} clips": int(c) for n, c in counts})
+        row.setdefault(record["system"], []).append(record["test"]["accuracy"])
+    for row in rows.values():
+        row |= {s: f"{np.mean(row[s]):.3f}" if s in row else NOT_YET for s in systems}
+    return pd.DataFrame(list(rows.values()) or [{"corpus": "", "fold": NOT_YET}])
 
 
 def segments(cards: Mapping[str, dict], frames: int = 200, window: int = 40) -> pd.DataFrame:
@@ -244,7 +266,21 @@ def text_tests(runs: Runs) -> pd.DataFrame:
     places = list(zip(tests["comparison"], tests["metric"], strict=True))
     tests.insert(3, "published gain in points", [published[place][0] for place in places])
     tests.insert(4, "published p", [published[place][1] for place in places])
-    return readable(tests)
+    return tests
+
+
+def decided(tests: pd.DataFrame) -> str:
+    """How many of a table's comparisons are decided and how far their intervals reach, in words, one line a corpus."""
+    lines = []
+    for key, rows in tests.groupby("corpus", sort=False):
+        some = rows[rows["p"].notna()]
+        if some.empty:
+            lines.append(f"{key}: no comparison has two pairs of runs.")
+            continue
+        counts, reach = some["verdict"].value_counts(), 50 * (some["high"] - some["low"]).median()
+        said = f"{counts.get('higher', 0)} of {len(some)} comparisons higher, {counts.get('lower', 0)} lower"
+        lines.append(f"{key}: {said}; the median interval reaches {reach:.1f} points to each side.")
+    return "\n".join(lines)
 
 
 def readable(tests: pd.DataFrame) -> pd.DataFrame:
@@ -268,6 +304,20 @@ def along(found: Sequence[Mapping]) -> pd.DataFrame:
         "deviation between utterances": (lambda look: look["between"], (0.0, 1.0)),
         "likeness of one window to the next (cosine)": (lambda look: look["likeness"], (-1.0, 1.0)),
         "correlation of the longest with loudness": (lambda look: look["loudness"], (-1.0, 1.0)),
+    }
+    return tables.of_looks(found, columns)
+
+
+def deafened(found: Sequence[Mapping]) -> pd.DataFrame:
+    """What looks at networks without their recurrent connection say, one row a corpus and system.
+
+    Args:
+        found: from ``insight.looks(runs, windows.without_recurrence)``.
+    """
+    columns = {
+        "decisions that change": (lambda look: look["changed"], (0.0, 1.0)),
+        "WA as trained": (lambda look: look["accuracy"], (0.0, 1.0)),
+        "WA without": (lambda look: look["without"], (0.0, 1.0)),
     }
     return tables.of_looks(found, columns)
 

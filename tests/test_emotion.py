@@ -177,7 +177,11 @@ def test_pooled_counts_weigh_clips_and_not_folds():
     made = of(records(EMODB, "a", LOW[:2]))
     made.records[0]["confusion"] = np.diag([90, 0, 0, 0]).tolist()
     made.records[1]["confusion"] = [[0, 0, 10, 0], [0, 0, 5, 0], [0, 0, 0, 0], [0, 0, 0, 5]]
-    row = tables_emotion.pooled(made, ["a", "b"]).set_index("system").loc["a"]
+    table = tables_emotion.pooled(made, ["a", "b"]).set_index("system")
+    row, commonest = table.loc["a"], table.loc["always the commonest class"]
+    assert (commonest["WA"], commonest["UA"]) == (f"{100 / 110:.3f}", f"{1 / 3:.3f}")
+    folds = tables_emotion.per_fold(made, ["a", "b"]).set_index("fold")
+    assert folds.loc["fold2", ["angry clips", "happy clips", "a", "b"]].tolist() == [10, 5, "0.520", "not run yet"]
     assert (row["WA"], row["UA"], row["clips of a seed"]) == (f"{95 / 110:.3f}", f"{(0.9 + 0 + 1) / 3:.3f}", "110")
 
 
@@ -211,7 +215,9 @@ def test_utterances_are_counted_or_said_to_be_elsewhere(data_folder):
 
 
 def test_the_text_s_comparisons_stand_beside_ours():
-    found = tables_emotion.text_tests(of(records(EMODB, "CNN_SeqCap", HIGH), records(EMODB, "CNN_GRU_Att", LOW)))
+    tests = tables_emotion.text_tests(of(records(EMODB, "CNN_SeqCap", HIGH), records(EMODB, "CNN_GRU_Att", LOW)))
+    assert tables_emotion.decided(tests).startswith(f"{EMODB}: 2 of 2 comparisons higher, 0 lower; the median interval")
+    found = tables_emotion.readable(tests)
     rows = found.set_index(["comparison", "metric"])
     ours = rows.loc[("CNN_SeqCap - CNN_GRU_Att", "WA")]
     assert ours["published gain in points"] == "+1.66" and ours["published p"] == "< 0.05"  # 69.86 - 68.20

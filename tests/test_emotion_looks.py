@@ -29,7 +29,7 @@ from capslib import (
 )
 from capslib.errors import CapslibError
 from capslib.insight.gradients import input_gradients
-from capslib.insight.windows import window_lengths
+from capslib.insight.windows import window_lengths, without_recurrence
 from capslib.layers import Standardize
 from capslib.records import source_version
 from capslib.runs import Part
@@ -87,6 +87,25 @@ def test_branches_beside_a_gru_have_window_capsules_and_the_gru_has_none():
         window_lengths(fresh("cnn_gru"), part(130))
     with pytest.raises(CapslibError, match="no test clip has three windows"):
         window_lengths(fresh("cnn_seqcap"), part(50))
+
+
+def test_a_network_that_hears_nothing_of_the_window_before_may_tell_otherwise():
+    model = fresh("cnn_reccap")
+    clips = part(*[130] * 12)
+    look = without_recurrence(model, clips)
+    told = training.predict(model, clips, torch.device("cpu")).argmax(-1)
+    assert look["accuracy"] == pytest.approx(float((told == clips.targets).double().mean()), abs=1e-4)
+    with torch.no_grad():  # recurrent votes that drown all others
+        model.head.capsules.recurrent.weight.mul_(1e4)
+    loud = without_recurrence(model, clips)
+    assert loud["changed"] > 0 and loud["without"] == look["without"]
+    assert model.head.capsules.recurrent.weight.abs().max() > 0  # the model itself is left as it was
+    deaf = fresh("cnn_reccap")
+    torch.nn.init.zeros_(deaf.head.capsules.recurrent.weight)
+    assert without_recurrence(deaf, clips)["changed"] == 0
+    with pytest.raises(CapslibError, match="CNNSeqCap has no recurrent capsules: choose CNN_RecCap"):
+        without_recurrence(fresh("cnn_seqcap"), clips)
+    assert tables_emotion.deafened([heads(look, EMODB, "CNN_RecCap")])["networks"].tolist() == [1]
 
 
 def test_a_gradient_lies_where_the_score_comes_from():

@@ -106,6 +106,10 @@ def test_published_csv_is_whole():
     assert not everything.duplicated(["paper", "table", "row", "column", "metric"]).any()
     assert everything["value"].map(float).notna().all()
     assert set(everything["paper"]) == {"P0", "P1", "P2", "P3", "P4"}
+    told = (paths.root() / "data" / "published.md").read_text()
+    assert f"{len(everything)} numbers" in told
+    for paper, rows in everything["paper"].value_counts().items():
+        assert f"| {paper} | {rows} |" in told
     table = tables.published("P0", "Table 1")
     assert table.shape == (4, 9) and table.loc["Urban8K", "CAPS"] == 0.662
 

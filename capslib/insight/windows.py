@@ -1,14 +1,17 @@
-"""How long a network's window capsules are along an utterance (P1 section 2.2, P2 sections IV-B and IV-C)."""
+"""How long a network's window capsules are along an utterance, and what one window hears of the one before (P1 sections 2.2 and
+2.3, P2 sections IV-B and IV-C)."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from capslib import models
+from capslib import models, training
 from capslib.errors import CapslibError
-from capslib.layers import SequentialCapsules
+from capslib.layers import RecurrentCapsules, SequentialCapsules
 from capslib.models.p2_trunks import CapsuleBranch
 from capslib.runs import Part
 
@@ -21,8 +24,8 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
         model: CNN_SeqCap, CNN_RecCap, or one that has such a branch.
         part: test clips.
     Returns:
-        length, over all windows and capsules, and full, the share of them that are longer than 0.99; within, the deviation of a capsule's length over the windows of a clip, and
-        between, that of its mean over the clips; likeness, the cosine of the window capsules of one window and of the next;
+        length, over all windows and capsules, and full, the share of them that are longer than 0.99; within, the deviation of
+        a capsule's length over the windows of a clip, and between, that of its mean over the clips; likeness, the cosine of the window capsules of one window and of the next;
         loudness, the correlation over a clip's windows of the longest capsule's length with the window's mean log power (0
         where either is constant): means over capsules and over the clips with at least three windows. clip, the longest one:
         lengths (windows x capsules), frames (middle of each window), loudness, target and predicted.
@@ -69,6 +72,29 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
         "loudness": round(float(torch.stack(correlations).mean()), 4),
         "clip": shown,
     }
+
+
+def without_recurrence(model: models.AudioModel, part: Part) -> dict:
+    """What a network with recurrent capsules tells if no window hears the one before: its matrix W^o set to zero.
+
+    Args:
+        model: CNN_RecCap, or one that has such a branch.
+        part: test clips.
+    Returns:
+        changed, the share of clips that are told as another class; accuracy as trained, and without.
+    Raises:
+        CapslibError: if the model has no recurrent capsules.
+    """
+    deaf = copy.deepcopy(model)
+    layer = next((m for m in deaf.modules() if isinstance(m, RecurrentCapsules)), None)
+    if layer is None:
+        raise CapslibError(f"{type(model).__name__} has no recurrent capsules: choose CNN_RecCap")
+    torch.nn.init.zeros_(layer.recurrent.weight)
+    cpu = torch.device("cpu")
+    told, others = (training.predict(one, part, cpu).argmax(-1) for one in (model, deaf))
+    right = (told == part.targets, others == part.targets)
+    shares = {"changed": told != others, "accuracy": right[0], "without": right[1]}
+    return {name: round(float(values.double().mean()), 4) for name, values in shares.items()}
 
 
 def _vectors(model: models.AudioModel, layer: SequentialCapsules, features: Tensor, lengths: Tensor) -> Tensor:
