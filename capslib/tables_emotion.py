@@ -212,9 +212,12 @@ def per_fold(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
         counts = zip(record["classes"], np.sum(record["confusion"], axis=1), strict=True)
         row = rows.setdefault(place, {"corpus": place[0], "fold": place[1]} | {f"{n} clips": int(c) for n, c in counts})
         row.setdefault(record["system"], []).append(record["test"]["accuracy"])
-    for row in rows.values():
-        row |= {s: f"{np.mean(row[s]):.3f}" if s in row else NOT_YET for s in systems}
-    return pd.DataFrame(list(rows.values()) or [{"corpus": "", "fold": NOT_YET}])
+    told = [
+        {name: cell for name, cell in row.items() if name not in systems}
+        | {s: f"{np.mean(row[s]):.3f}" if s in row else NOT_YET for s in systems}
+        for row in rows.values()
+    ]
+    return pd.DataFrame(told or [{"corpus": "", "fold": NOT_YET}])
 
 
 def segments(cards: Mapping[str, dict], frames: int = 200, window: int = 40) -> pd.DataFrame:

@@ -41,6 +41,7 @@ P2_LAYERS: Mapping[type[nn.Module], str] = {
     Standardize: "normalization",
 }
 STEPS = ("CNN_GRU", "CNN_GRU_Att", "CNN_SeqCap", "CNN_RecCap")
+LARGEST = "CNN_Cap"  # 131 million parameters: one step, after one that does not count
 BATCH = (16, 200, 512)  # clips, frames of a segment of 2 s, bins
 
 
@@ -261,13 +262,15 @@ def step(system: str, batch: Sequence[int] = BATCH) -> tuple[Callable[[], float]
     """A training step of one of P2's systems on spectrograms of noise, and the parameters that it trains.
 
     Args:
-        system: a key of ``recipes.P2_SYSTEMS``.
+        system: a key of ``recipes.P2_SYSTEMS``, or ``LARGEST``.
         batch: clips, frames, bins.
     """
     random = torch.Generator().manual_seed(0)
     features = torch.randn(*batch, generator=random)
     part = Part(list(features), torch.randint(4, (batch[0],), generator=random))
-    config = RunConfig(corpus="noise", split="none", model=recipes.P2_SYSTEMS[system], batch_size=batch[0])
+    config = RunConfig(
+        corpus="noise", split="none", model=recipes.P2_SYSTEMS.get(system, system.lower()), batch_size=batch[0]
+    )
     made = Setting(config, part, 4)
     model = made.model()
     return _epoch(model, part, made.config), list(model.parameters())
@@ -281,12 +284,22 @@ def step_for_memory(system: str, batch: Sequence[int]) -> tuple[Callable, Callab
 
 def measure_emotion(shelf: Shelf, chosen: Setting | None = None, batch: Sequence[int] = BATCH) -> None:
     """A training step of P2's systems with all cores, time and memory; an epoch of CNN_SeqCap on one thread, and its shares."""
+    measure_steps(shelf, batch)
+    measure_epoch(shelf, chosen or seqcap())
+
+
+def measure_steps(shelf: Shelf, batch: Sequence[int] = BATCH) -> None:
+    """A training step of P2's systems with all cores: time and memory."""
     found = timing.in_turns({system: step(system, batch)[0] for system in STEPS}, shelf.repeats)
-    mebibytes = {system: memory.in_fresh_process(step_for_memory, (system, batch)) for system in STEPS}
+    found |= timing.in_turns({LARGEST: step(LARGEST, batch)[0]}, 1)
+    mebibytes = {system: memory.in_fresh_process(step_for_memory, (system, batch)) for system in found}
     for system, value in found.items():
         print(f"a step of {system}: {value['median']:.3f} s, {mebibytes[system]} MiB")
     shelf.keep("step", {"seconds": found, "MiB": mebibytes, "batch": list(batch), "threads": torch.get_num_threads()})
-    chosen = chosen or seqcap()
+
+
+def measure_epoch(shelf: Shelf, chosen: Setting) -> None:
+    """An epoch of CNN_SeqCap on one thread, and its shares."""
     with timing.threads(1):
         epoch = timing.in_turns({"capslib": our_epoch(chosen)}, shelf.repeats)
         parts = shares(chosen, P2_LAYERS)
