@@ -25,6 +25,8 @@ def _look(place: int) -> dict[str, str]:
 def plane(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
     """WA and UA of every system: a panel for P2's Table V on IEMOCAP, and one a corpus with 95% intervals.
 
+    Systems with fewer folds than the others are left out of a corpus' panel, and named in its title.
+
     Args:
         runs: of the systems.
         systems: names, as in Table V but for the mark of reference 15.
@@ -32,6 +34,7 @@ def plane(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
     """
     published, runs = values("P2", "Table V"), statistics.comparable(runs, systems)
     points: dict[str, list[tuple]] = {"published (IEMOCAP)": []}
+    short = {key: _incomplete(runs, key, systems) for key in runs.grid.cards}
     for system in systems:
         row = system.removesuffix(" [15]")
         if (row, "WA", "WA") in published:
@@ -39,10 +42,11 @@ def plane(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
             points["published (IEMOCAP)"].append((system, wa, wa, wa, ua, ua, ua))
         for key, card in runs.grid.cards.items():
             records = runs.of(corpus=key, system=system)
-            if records:
+            if records and system not in short.get(key, {}):
                 cells = [statistics.cell(records, metric) for metric in METRICS.values()]
                 point = (system, *(v for c in cells for v in (c.mean, c.low, c.high)))
-                points.setdefault(f"{key}\n{tables.evidence(card)}", []).append(point)
+                left_out = "".join(f"\nwithout {text}" for text in short.get(key, {}).values())
+                points.setdefault(f"{key}\n{tables.evidence(card)}{left_out}", []).append(point)
     figure, axes = _grid(len(points), 3, 3.6, 3.4)
     columns = ["system", "WA", "WA low", "WA high", "UA", "UA low", "UA high"]
     rows, handles = [], {}
@@ -60,6 +64,13 @@ def plane(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
         rows += [{"panel": panel.replace("\n", ", ")} | dict(zip(columns, point, strict=True)) for point in found]
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
     save(figure, name, pd.DataFrame(rows), out)
+
+
+def _incomplete(runs: Runs, key: str, systems: Sequence[str]) -> dict[str, str]:
+    """Systems that have fewer folds of a corpus than others have, and how many."""
+    folds = {s: len({r["config"]["split"] for r in runs.of(corpus=key, system=s)}) for s in systems}
+    most = max(folds.values(), default=0)
+    return {s: f"{s} ({n} of {most} folds)" for s, n in folds.items() if 0 < n < most}
 
 
 def _around(axis: object, found: Sequence[tuple]) -> None:

@@ -65,7 +65,8 @@ def tested(runs: Runs, families: Mapping[tuple[str, str, str], Mapping[tuple[str
         row = {"corpus": key, "comparison": comparison, "metric": metric, "n": len(differences)}
         row["seeds"] = len({seed for _, seed in differences})
         found = [r for r in runs.records if r["config"]["corpus"] == key]
-        ratios = [_ratio(runs, r) for r in found if (r["config"]["split"], r["config"]["seed"]) in differences]
+        of_run = {(r["config"]["split"], r["config"]["seed"]): _ratio(runs, r) for r in found}
+        ratios = [of_run[run] for run in differences]
         with contextlib.suppress(CapslibError):  # fewer than two pairs
             test = statistics.corrected_resampled_t_test(list(differences.values()), float(np.mean(ratios or [0])))
             row |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}

@@ -237,6 +237,16 @@ def test_the_share_of_test_clips_counts_clips_and_not_segments():
     assert (test["high"] - test["low"]) / 2 == pytest.approx(2.776445 * error, rel=1e-4)
 
 
+def test_what_other_systems_have_run_does_not_change_a_test():
+    made = of(records(EMODB, "a", HIGH), records(EMODB, "b", LOW))
+    uneven = {name: part | {"test": 5 * (k + 1)} for k, (name, part) in enumerate(SPLITS.items())}
+    made.grid.cards[EMODB] = CARDS[EMODB] | {"splits": uneven}
+    more = of(list(made.records), records(EMODB, "c", LOW[:1]))
+    more.grid.cards[EMODB] = made.grid.cards[EMODB]
+    first, second = (statistics_emotion.paired(runs, [("a", "b")]) for runs in (made, more))
+    pd.testing.assert_frame_equal(first, second)
+
+
 def test_holm_corrects_over_all_rows_and_one_pair_is_no_test():
     made = of(records(EMODB, "a", HIGH), records(EMODB, "b", LOW), records(EMODB, "c", LOW[:1]))
     rows = statistics_emotion.paired(made, [("a", "b"), ("a", "c"), ("a", "d")]).set_index(["comparison", "metric"])

@@ -153,6 +153,11 @@ def test_the_plane_and_the_passes_show_what_was_run(tmp_path):
     figures_emotion.plane(made, ["CNN_GRU", "CNN_SeqCap", "CNN [15]"], "plane", tmp_path)
     data = pd.read_csv(tmp_path / "figures" / "plane.csv")
     assert data["panel"].value_counts().to_dict() == {"published (IEMOCAP)": 3, f"{EMODB}, stand-in": 2}
+    part = of(list(made.records), records(EMODB, "CNN_RecCap", HIGH[:2]), keys=(EMODB, RAVDESS))
+    figures_emotion.plane(part, ["CNN_GRU", "CNN_SeqCap", "CNN_RecCap"], "part", tmp_path)
+    data = pd.read_csv(tmp_path / "figures" / "part.csv")
+    panel = f"{EMODB}, stand-in, without CNN_RecCap (2 of 5 folds)"
+    assert data.loc[data["panel"] == panel, "system"].tolist() == ["CNN_GRU", "CNN_SeqCap"]
     figures_emotion.over_passes(made, {"CNN_SeqCap": 3, "CNN_SeqCap, 1 pass": 1}, "passes", tmp_path)
     assert pd.read_csv(tmp_path / "figures" / "passes.csv")["passes"].tolist() == [3, 3]
 
