@@ -105,7 +105,7 @@ def _said(rows: pd.DataFrame, runs: Runs, roles: Sequence[str] = ()) -> str:
         kind += f" ({heard})" if heard else ""
         span = f"[{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
         test = f"{100 * r['difference']:+.1f} points {span}, p = {r['p (Holm)']:.3f}, {r['n']} pairs"
-        said = "one pair only" if pd.isna(r["p"]) else test
+        said = r["verdict"] if pd.isna(r["p"]) else test
         told.append(f"{r['corpus']}{kind}: {r['comparison']} {said}{', but ' + r['unfit'] if r['unfit'] else ''}")
     absent = [role for role in roles if role not in set(rows["role"])]
     if told and absent:

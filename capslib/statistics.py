@@ -7,7 +7,7 @@ systems are compared in pairs on the same folds and seeds, with a variance that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from capslib.errors import CapslibError
 from capslib.study import Runs
 
 LEVEL = 0.05
+NOT_YET = "not run yet"
 NOT_LEARNT = "has not learnt its training part"
 
 
@@ -147,22 +148,23 @@ def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: f
     return Test(float(mean), float(mean - half), float(mean + half), float(t), float(2 * stats.t.sf(abs(t), n - 1)), n)
 
 
-def paired(first: Sequence[dict], second: Sequence[dict], metric: str = "accuracy") -> Test:
-    """Compare two systems on the folds and seeds that both have.
+def differences(
+    first: Iterable[Mapping], second: Iterable[Mapping], value: Callable[[Mapping], float]
+) -> dict[tuple[str, int], float]:
+    """Values of one system minus another's, by the fold and seed that both have; those that are not numbers are left out.
 
     Args:
         first, second: records of one corpus.
-        metric: of the test part, "accuracy" or "unweighted_accuracy".
+        value: of a record.
     """
+    ours, others = ({run_of(r): value(r) for r in records} for records in (first, second))
+    both = {run: ours[run] - others[run] for run in ours if run in others}
+    return {run: found for run, found in both.items() if not np.isnan(found)}
 
-    def by_run(records: Sequence[dict]) -> dict[tuple[str, int], dict]:
-        return {(r["config"]["split"], r["config"]["seed"]): r for r in records}
 
-    a, b = by_run(first), by_run(second)
-    common = sorted(a.keys() & b.keys())
-    differences = [a[run]["test"][metric] - b[run]["test"][metric] for run in common]
-    ratios = [a[run]["data"]["clips"]["test"] / a[run]["data"]["clips"]["train"] for run in common]
-    return corrected_resampled_t_test(differences, float(np.mean(ratios)) if ratios else 0.0)
+def run_of(record: Mapping) -> tuple[str, int]:
+    """Fold and seed."""
+    return record["config"]["split"], record["config"]["seed"]
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -170,38 +172,66 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return multipletests(list(p_values), method="holm")[1] if len(p_values) else np.zeros(0)
 
 
+def tested(
+    families: Mapping[tuple[str, str, str], Mapping[tuple[str, int], float]],
+    ratios: Mapping[tuple[str, tuple[str, int]], float],
+) -> pd.DataFrame:
+    """Corrected resampled t-tests that differences are zero, one family for Holm's correction.
+
+    Args:
+        families: differences by fold and seed, for each (corpus, comparison, metric).
+        ratios: test clips over training clips, by (corpus, (fold, seed)).
+    Returns:
+        One row each: corpus, comparison, metric, difference, low, high, p, n pairs, of how many seeds, p (Holm), verdict; the
+        verdict is "higher", "lower" or "inconclusive" at the 5% level after correction, "one fold only" or "not run yet".
+    """
+    rows = []
+    for (key, comparison, metric), found in families.items():
+        row = {"corpus": key, "comparison": comparison, "metric": metric, "n": len(found)}
+        row["seeds"] = len({seed for _, seed in found})
+        if len(found) > 1:
+            ratio = float(np.mean([ratios[key, run] for run in found]))
+            test = corrected_resampled_t_test(list(found.values()), ratio)
+            row |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
+        rows.append(row)
+    columns = ["corpus", "comparison", "metric", "difference", "low", "high", "p", "n", "seeds", "p (Holm)", "verdict"]
+    frame = pd.DataFrame(rows, columns=columns)
+    some = frame["p"].notna()
+    frame.loc[some, "p (Holm)"] = holm(frame.loc[some, "p"])
+    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+    return frame
+
+
+def _verdict(row: pd.Series) -> str:
+    if pd.isna(row["p"]):
+        return "one fold only" if row["n"] else NOT_YET
+    if row["p (Holm)"] > LEVEL:
+        return "inconclusive"
+    return "higher" if row["difference"] > 0 else "lower"
+
+
 def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -> pd.DataFrame:
-    """Every other system of a corpus against ``reference``, Holm-corrected over all rows.
+    """``reference`` minus every other system of a corpus, one family for Holm's correction.
 
     Args:
         records: of all systems, as ``Runs`` holds them.
         reference: name of a system.
-        metric: see ``paired``.
+        metric: of the test part, "accuracy" or "unweighted_accuracy".
     Returns:
-        Columns corpus, comparison, difference, low, high, p, p (Holm), n, verdict. The verdict is "higher", "lower"
-        or "inconclusive" at the 5% level after correction; "one fold only" where no pair allows a test; where the difference
-        is significant but the loser has not learnt its training part, that is said instead.
+        Columns corpus, comparison, difference, low, high, p, n, p (Holm), verdict: see ``tested``; where the difference is
+        significant but the loser has not learnt its training part, the verdict says that instead.
     """
-    rows = []
+    families, ratios = {}, {}
     for corpus in dict.fromkeys(r["config"]["corpus"] for r in records):
         of_corpus = [r for r in records if r["config"]["corpus"] == corpus]
         ours = [r for r in of_corpus if r["system"] == reference]
+        ratios |= {(corpus, run_of(r)): r["data"]["clips"]["test"] / r["data"]["clips"]["train"] for r in ours}
         for system in dict.fromkeys(r["system"] for r in of_corpus):
-            if system == reference or not ours:
-                continue
-            row = {"corpus": corpus, "comparison": f"{reference} - {system}"}
-            try:
-                test = paired(ours, [r for r in of_corpus if r["system"] == system], metric)
-            except CapslibError:
-                rows.append(row | {"n": 1})
-                continue
-            rows.append(
-                row | {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p, "n": test.n}
-            )
-    frame = pd.DataFrame(rows, columns=["corpus", "comparison", "difference", "low", "high", "p", "n"])
-    tested = frame["p"].notna()
-    frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"])
-    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+            if system != reference and ours:
+                others = (r for r in of_corpus if r["system"] == system)
+                found = differences(ours, others, lambda r: r["test"][metric])
+                families[corpus, f"{reference} - {system}", metric] = found
+    frame = tested(families, ratios).drop(columns=["metric", "seeds"])
     notes = [not_learnt(records, row, reference, metric) for _, row in frame.iterrows()]
     frame["verdict"] = [note or verdict for note, verdict in zip(notes, frame["verdict"], strict=True)]
     return frame
@@ -230,14 +260,6 @@ def not_learnt(records: Sequence[dict], row: pd.Series, better: str, metric: str
 
     learnt = mean(loser, "train")
     return f"{loser} {NOT_LEARNT} ({learnt:.2f})" if learnt < mean(winner, "test") else ""
-
-
-def _verdict(row: pd.Series) -> str:
-    if pd.isna(row["p"]):
-        return "one fold only"
-    if row["p (Holm)"] > LEVEL:
-        return "inconclusive"
-    return "higher" if row["difference"] > 0 else "lower"
 
 
 def false_positive_rate(
@@ -288,7 +310,7 @@ def sentence(tests: pd.DataFrame) -> str:
         for _, row in rows.iterrows():
             first, second = row["comparison"].upper().split(" - ")
             if pd.isna(row["p"]):
-                said.append(f"{first} against {second}: one fold only, no test")
+                said.append(f"{first} against {second}: {row['verdict']}, no test")
                 continue
             size = f"{100 * row['difference']:+.1f} points, p = {row['p (Holm)']:.3f}"
             said.append(f"{first} against {second}: {row['verdict']} ({size})")

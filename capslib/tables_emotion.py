@@ -16,7 +16,8 @@ from IPython.display import HTML
 
 from capslib import corpora, models, paths, statistics, tables
 from capslib.recipes import P2_SYSTEMS
-from capslib.statistics_emotion import METRICS, NOT_YET, paired
+from capslib.statistics import NOT_YET
+from capslib.statistics_emotion import METRICS, paired
 from capslib.study import Runs
 from capslib.tables import evidence, show
 

@@ -251,7 +251,7 @@ def test_holm_corrects_over_all_rows_and_one_pair_is_no_test():
     made = of(records(EMODB, "a", HIGH), records(EMODB, "b", LOW), records(EMODB, "c", LOW[:1]))
     rows = statistics_emotion.paired(made, [("a", "b"), ("a", "c"), ("a", "d")]).set_index(["comparison", "metric"])
     assert rows.loc[("a - b", "accuracy"), "p (Holm)"] == pytest.approx(2 * rows.loc[("a - b", "accuracy"), "p"])
-    assert set(rows.loc["a - c", "verdict"]) == {"one pair only"} and set(rows.loc["a - d", "verdict"]) == {
+    assert set(rows.loc["a - c", "verdict"]) == {"one fold only"} and set(rows.loc["a - d", "verdict"]) == {
         "not run yet"
     }
 

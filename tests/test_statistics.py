@@ -71,8 +71,8 @@ def test_identical_systems_are_not_different_and_one_pair_is_no_test():
 def test_pairs_are_of_the_same_fold_and_seed():
     first = [record(split=f"fold{k}", accuracy=a) for k, a in enumerate((0.5, 0.6, 0.9))]
     second = [record(model="cnn", split=f"fold{k}", accuracy=a) for k, a in enumerate((0.4, 0.4))]
-    made = statistics.paired(first, second)
-    assert made.n == 2 and made.difference == pytest.approx(0.15)
+    made = statistics.against([*first, *second], "caps").iloc[0]
+    assert made["n"] == 2 and made["difference"] == pytest.approx(0.15)
 
 
 def test_false_positives_of_the_corrected_test_are_about_five_percent():
@@ -105,6 +105,11 @@ def test_one_fold_gives_no_verdict():
     table = statistics.against([record(), record(model="cnn")], "caps")
     assert table["verdict"].tolist() == ["one fold only"]
     assert "no test" in statistics.sentence(table)
+
+
+def test_no_fold_in_common_is_not_one_fold():
+    table = statistics.against([record(split="a"), record(model="cnn", split="b")], "caps")
+    assert table[["n", "verdict"]].to_numpy().tolist() == [[0, "not run yet"]]
 
 
 def test_systems_that_were_not_run_are_left_out():
