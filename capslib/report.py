@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -76,8 +76,19 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
             continue
         count += 1
         cell.execution_count = count
-        cell.outputs = [_canonical_output(out, count) for out in cell.outputs if out.get("name") != "stderr"]
+        cell.outputs = _joined(_canonical_output(out, count) for out in cell.outputs if out.get("name") != "stderr")
     return nb
+
+
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Printed text that follows printed text is one output: where it was cut depends on timing alone."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if kept and output.output_type == kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def _canonical_output(output: NotebookNode, count: int) -> NotebookNode:

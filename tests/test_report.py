@@ -83,6 +83,18 @@ def test_a_failing_cell_is_named_and_the_index_is_still_written(tmp_path, monkey
     assert (tmp_path / "reports" / "quick" / "index.html").is_file()
 
 
+def test_how_printed_text_arrives_does_not_show():
+    def stream(text, name="stdout"):
+        return nbformat.v4.new_output("stream", text=text, name=name)
+
+    table = nbformat.v4.new_output("display_data", {"text/html": "<table>"})
+    cell = nbformat.v4.new_code_cell(
+        "print()", outputs=[stream("a"), stream("!", "stderr"), stream("\n"), table, stream("b")]
+    )
+    shown = report.canonical(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert [out.get("text") for out in shown] == ["a\n", None, "b"], "what stands below a table stays there"
+
+
 def test_accept_without_records_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
     with pytest.raises(CapslibError, match="run `make reproduce` first"):
