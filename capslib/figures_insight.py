@@ -94,8 +94,9 @@ def reconstructions(found: Sequence[Mapping], classes: Sequence[str], name: str,
     if not found or not found[0]["shown"]:
         display(HTML(_NOT_YET))
         return
-    shown = found[0]["shown"]
+    look, shown = found[0], found[0]["shown"]
     figure, axes = _grid(2 * len(shown), len(shown), 3.0, 1.9, sharey=True)
+    figure.suptitle(f"{look['corpus']}, {look['split']}: {look['system']}", fontsize=9)
     rows = []
     for column, (target, pair) in enumerate(shown.items()):
         for row, what in enumerate(("input", "reconstruction")):
@@ -103,7 +104,14 @@ def reconstructions(found: Sequence[Mapping], classes: Sequence[str], name: str,
             axes[row, column].imshow(values.T, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="magma")
             axes[row, column].grid(visible=False)
             rows += [
-                {"class": classes[int(target)], "what": what, "frame": t, "feature": f, "value": v}
+                {
+                    "corpus": look["corpus"],
+                    "class": classes[int(target)],
+                    "what": what,
+                    "frame": t,
+                    "feature": f,
+                    "value": v,
+                }
                 for t, frame in enumerate(values)
                 for f, v in enumerate(frame)
             ]

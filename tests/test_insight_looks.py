@@ -156,8 +156,9 @@ def test_figures_of_looks_write_what_they_show(tmp_path):
     figures_insight.over_snr([snr, snr], ["noise", "speech"], "s", tmp_path)
     assert pd.read_csv(tmp_path / "figures" / "s.csv")["score"].tolist() == [0.1, 0.2, 0.8, 0.9]
     pair = {"input": [[0.0, 1.0]], "reconstruction": [[0.5, 0.5]], "predicted": 1}
-    figures_insight.reconstructions([{"shown": {"0": pair}}], ["a", "b"], "r", tmp_path)
-    assert len(pd.read_csv(tmp_path / "figures" / "r.csv")) == 4
+    look = {"corpus": "c:x", "split": "fold1", "system": "CAPS", "shown": {"0": pair}}
+    figures_insight.reconstructions([look], ["a", "b"], "r", tmp_path)
+    assert pd.read_csv(tmp_path / "figures" / "r.csv")["corpus"].tolist() == ["c:x"] * 4
     for draw, more in (
         (figures_insight.components, (["capsules"],)),
         (figures_insight.over_snr, (["a"],)),
