@@ -17,6 +17,7 @@ import seaborn as sns
 import soundfile
 import torch
 from IPython.display import HTML, Audio, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -232,6 +233,23 @@ def accuracies(runs: Runs, columns: Sequence[str], paper: str, table: str, name:
     save(figure, name, pd.DataFrame(rows), out)
 
 
+def course(axis: Axes, records: Sequence[Mapping], metric: str, colour: object, label: str) -> list[dict]:
+    """Draw a metric over the epochs, mean over the records with their range.
+
+    Args:
+        records: of one system, with equally many epochs.
+        metric: of an epoch, such as "train_loss".
+    Returns:
+        Epoch, mean, lowest and highest of each point.
+    """
+    curves = np.array([[epoch[metric] for epoch in record["epochs"]] for record in records])
+    epochs = np.arange(1, curves.shape[1] + 1)
+    axis.plot(epochs, curves.mean(0), color=colour, label=label)
+    axis.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
+    points = zip(epochs, curves.mean(0), curves.min(0), curves.max(0), strict=True)
+    return [{"epoch": e, "mean": m, "lowest": a, "highest": b} for e, m, a, b in points]
+
+
 def learning_curves(runs: Runs, columns: Sequence[str], name: str, out: Path) -> None:
     """Training loss and validation accuracy an epoch, mean over folds and seeds, with the range of single runs."""
     keys = [key for key in runs.grid.cards if any(runs.of(corpus=key, system=system) for system in columns)]
@@ -246,14 +264,8 @@ def learning_curves(runs: Runs, columns: Sequence[str], name: str, out: Path) ->
             if not records:
                 continue
             for axis, metric in zip(axes[:, column], ("train_loss", "validation_accuracy"), strict=True):
-                curves = np.array([[epoch[metric] for epoch in record["epochs"]] for record in records])
-                epochs = np.arange(1, curves.shape[1] + 1)
-                axis.plot(epochs, curves.mean(0), color=PALETTE[i], label=tables.COLUMN_TITLES.get(model, model))
-                axis.fill_between(epochs, curves.min(0), curves.max(0), color=PALETTE[i], alpha=0.12, linewidth=0)
-                rows += [
-                    {"corpus": key, "model": model, "metric": metric, "epoch": e, "mean": m, "lowest": a, "highest": b}
-                    for e, m, a, b in zip(epochs, curves.mean(0), curves.min(0), curves.max(0), strict=True)
-                ]
+                curve = course(axis, records, metric, PALETTE[i], tables.COLUMN_TITLES.get(model, model))
+                rows += [{"corpus": key, "model": model, "metric": metric} | point for point in curve]
         axes[0, column].set_title(key, fontsize=9)
         axes[1, column].set(xlabel="epoch", ylim=(0, 1.02))
         axes[1, column].xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
+from matplotlib.ticker import MaxNLocator
 
 from capslib import statistics, tables
-from capslib.figures import PALETTE, _grid, save
+from capslib.figures import PALETTE, _grid, course, save
 from capslib.study import Runs
 from capslib.tables_emotion import METRICS, values
 
@@ -79,6 +80,41 @@ def _around(axis: object, found: Sequence[tuple]) -> None:
         means = [point[place] for point in found]
         room = max(0.03, 0.35 * (max(means) - min(means)))
         setting(min(means) - room, max(means) + room)
+
+
+def curricula(runs: Runs, systems: Sequence[str], orders: Sequence[str], name: str, out: Path) -> None:
+    """Training loss and validation WA an epoch, mean over folds and seeds with the range of single runs: a column a system.
+
+    Args:
+        runs: of the systems.
+        systems: names; those of which nothing was run are left out.
+        orders: of the segments, beside the curriculum: "no curriculum".
+    """
+    every = {system: {"curriculum": system} | {order: f"{system}, {order}" for order in orders} for system in systems}
+    drawn = [system for system in systems if any(runs.of(system=variant) for variant in every[system].values())]
+    found = {r["config"]["corpus"] for r in runs.records if any(r["system"] in every[s].values() for s in drawn)}
+    keys = [key for key in runs.grid.cards if key in found]
+    if not keys:
+        display(HTML(_NOT_YET))
+        return
+    panels = [(key, metric) for key in keys for metric in ("train_loss", "validation_accuracy")]
+    figure, axes = _grid(len(panels) * len(drawn), len(drawn), 2.3, 1.9, sharex=True, sharey="row")
+    rows, handles = [], {}
+    for (key, metric), line in zip(panels, axes, strict=True):
+        for system, axis in zip(drawn, line, strict=True):
+            for place, (order, variant) in enumerate(every[system].items()):
+                records = runs.of(corpus=key, system=variant)
+                if records:
+                    points = course(axis, records, metric, PALETTE[place], order)
+                    rows += [{"corpus": key, "system": system, "order": order, "metric": metric} | p for p in points]
+            handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        line[0].set_ylabel(f"{key}\n{'training loss' if metric == 'train_loss' else 'validation WA'}", fontsize=8)
+    for system, top, bottom in zip(drawn, axes[0], axes[-1], strict=True):
+        top.set_title(system, fontsize=9)
+        bottom.set_xlabel("epoch")
+        bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), fontsize=8)
+    save(figure, name, pd.DataFrame(rows), out)
 
 
 def over_passes(runs: Runs, passes: Mapping[str, int], name: str, out: Path) -> None:

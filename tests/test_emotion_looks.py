@@ -162,10 +162,28 @@ def test_the_plane_and_the_passes_show_what_was_run(tmp_path):
     assert pd.read_csv(tmp_path / "figures" / "passes.csv")["passes"].tolist() == [3, 3]
 
 
+def test_every_order_of_the_segments_that_was_run_is_drawn_beside_the_curriculum(tmp_path):
+    shuffled, short = (f"CNN_SeqCap, {order}" for order in ("no curriculum", "segments first"))
+    made = [records(EMODB, system, HIGH) for system in ("CNN_GRU", "CNN_SeqCap", shuffled)]
+    made = of(*made, records(RAVDESS, short, LOW), keys=(EMODB, RAVDESS))
+    figures_emotion.curricula(made, recipes.TABLE_IV, ("no curriculum", "segments first"), "orders", tmp_path)
+    data = pd.read_csv(tmp_path / "figures" / "orders.csv")
+    found = data.groupby(["corpus", "system", "order"]).size()
+    assert found.to_dict() == {
+        (EMODB, "CNN_GRU", "curriculum"): 14,
+        (EMODB, "CNN_SeqCap", "curriculum"): 14,
+        (EMODB, "CNN_SeqCap", "no curriculum"): 14,
+        (RAVDESS, "CNN_SeqCap", "segments first"): 14,
+    }
+    last = data[(data["corpus"] == EMODB) & (data["metric"] == "validation_accuracy") & (data["epoch"] == 7)]
+    assert last["mean"].to_numpy() == pytest.approx(0.802 / 2 + 0.3), "mean over the folds"
+
+
 def test_nothing_to_show_is_said_and_not_drawn(tmp_path):
     figures_emotion.windows([], EMOTIONS, "w", tmp_path)
     figures_emotion.gradients([], EMOTIONS, "g", tmp_path)
     figures_emotion.over_passes(of(), {"CNN_SeqCap": 3}, "p", tmp_path)
+    figures_emotion.curricula(of(), ["CNN_SeqCap"], ["no curriculum"], "c", tmp_path)
     assert not (tmp_path / "figures").exists()
     assert tables_emotion.along([]).empty and tables_emotion.followed([]).empty
 
