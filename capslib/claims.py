@@ -302,7 +302,8 @@ def recorded(*grids: study.Grid) -> Runs:
     pairs = [(run, shelf.get(run.key)) for run in runs]
     found = tuple(record | {"system": run.system} for run, record in pairs if record)
     missing = tuple(run for run, record in pairs if not record)
-    return Runs(study.Grid(grids[0].profile, runs, cards, {}), found, missing, (), ())
+    absent = {key: how for grid in grids for key, how in grid.absent.items()}
+    return Runs(study.Grid(grids[0].profile, runs, cards, absent), found, missing, (), ())
 
 
 def grids(profile: str) -> list[study.Grid]:

@@ -200,11 +200,14 @@ def same_utterances(_: Runs) -> Finding:
     """Whether P2's matrices of CNN_SeqCap and CNN_RecCap can come from the same test utterances."""
     found, apart = implied.tested_totals(), implied.tested_apart()
     said = "; ".join(
-        f"{emotion}: " + " against ".join(", ".join(map(str, some[:3])) or "none" for some in found[emotion].values())
-        for emotion in found
+        f"{emotion}: " + " against ".join(_first(some) for some in found[emotion].values()) for emotion in found
     )
     said = f"if each is of one run, numbers of test utterances that fit Table VI against Table VII: {said} (from the paper's own tables)"
     return Finding(REFUTED if apart else OPEN, said)
+
+
+def _first(numbers: Sequence[int], most: int = 3) -> str:
+    return ", ".join([*map(str, numbers[:most]), *["..."] * (len(numbers) > most)]) or "none"
 
 
 def only_capsules(_: Runs) -> Finding:

@@ -75,15 +75,17 @@ def _incomplete(runs: Runs, key: str, systems: Sequence[str]) -> dict[str, str]:
 
 
 def _around(axis: object, found: Sequence[tuple]) -> None:
-    """Limits around the means; intervals may leave the panel."""
+    """Limits around the means and their intervals."""
     for setting, place in ((axis.set_xlim, 1), (axis.set_ylim, 4)):
-        means = [point[place] for point in found]
-        room = max(0.03, 0.35 * (max(means) - min(means)))
-        setting(min(means) - room, max(means) + room)
+        ends = [value for point in found for value in point[place : place + 3]]
+        room = max(0.02, 0.06 * (np.nanmax(ends) - np.nanmin(ends)))
+        setting(np.nanmin(ends) - room, np.nanmax(ends) + room)
 
 
 def curricula(runs: Runs, systems: Sequence[str], orders: Sequence[str], name: str, out: Path) -> None:
     """Training loss and validation WA an epoch, mean over folds and seeds with the range of single runs: a column a system.
+
+    Orders are drawn on the folds and seeds that all orders of the system have which were run at all.
 
     Args:
         runs: of the systems.
@@ -102,11 +104,17 @@ def curricula(runs: Runs, systems: Sequence[str], orders: Sequence[str], name: s
     rows, handles = [], {}
     for (key, metric), line in zip(panels, axes, strict=True):
         for system, axis in zip(drawn, line, strict=True):
-            for place, (order, variant) in enumerate(every[system].items()):
-                records = runs.of(corpus=key, system=variant)
+            ran = {order: runs.of(corpus=key, system=variant) for order, variant in every[system].items()}
+            folds = [{statistics.run_of(r) for r in records} for records in ran.values() if records]
+            shared = set.intersection(*folds) if folds else set()
+            for place, (order, records) in enumerate(ran.items()):
+                records = [r for r in records if statistics.run_of(r) in shared]
                 if records:
                     points = course(axis, records, metric, PALETTE[place], order)
-                    rows += [{"corpus": key, "system": system, "order": order, "metric": metric} | p for p in points]
+                    head = {"corpus": key, "system": system, "order": order, "runs": len(records), "metric": metric}
+                    rows += [head | point for point in points]
+            if metric == "train_loss" and shared:
+                axis.set_title(f"{len(shared)} runs each", fontsize=7, loc="right")
             handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         line[0].set_ylabel(f"{key}\n{'training loss' if metric == 'train_loss' else 'validation WA'}", fontsize=8)
     for system, top, bottom in zip(drawn, axes[0], axes[-1], strict=True):
@@ -146,10 +154,11 @@ def over_passes(runs: Runs, passes: Mapping[str, int], name: str, out: Path) -> 
             axis.errorbar(x, part["mean"], yerr=error, fmt="o-", capsize=3, color=PALETTE[place], label=key)
         for (_, count, metric), value in values("P2", "Fig. 7").items():
             if metric == short:
-                axis.plot(int(count), value, "_", color="black", markersize=16, mew=2)
+                axis.plot(int(count), value, "_", color="black", markersize=16, mew=2, label="published (IEMOCAP)")
         axis.set(xlabel="routing passes", ylabel=short, xlim=(0.7, 4.4))
         axis.set_xticks(sorted(set(passes.values())))
-    axes[0, 0].legend(fontsize=7)
+    handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
+    axes[0, 0].legend(handles.values(), handles.keys(), fontsize=7)
     save(figure, name, data, out)
 
 
@@ -180,7 +189,7 @@ def windows(found: Sequence[Mapping], classes: Sequence[str], name: str, out: Pa
             lengths.T, origin="lower", aspect="auto", extent=span, cmap="viridis", interpolation="none", **limits
         )
         axes[0, column].grid(visible=False)
-        told = f"{classes[clip['target']]}, told as {classes[clip['predicted']]}"
+        told = f"{classes[clip['target']]}, predicted {classes[clip['predicted']]}"
         axes[0, column].set_title(f"{system} on {corpus}\n{told}", fontsize=9)
         axes[1, column].plot(seconds, clip["loudness"], "o-", markersize=3, color=PALETTE[1])
         axes[1, column].set(xlabel="seconds")
@@ -216,7 +225,7 @@ def gradients(found: Sequence[Mapping], classes: Sequence[str], name: str, out: 
         extent = (0, clip["frames"] / 100, 0, clip["bins"] / 100)  # frames of 10 ms, bins of 10 Hz
         drawn = {f"{key}: {classes[clip['target']]}": (clip["spectrogram"], "magma")}
         drawn |= {
-            f"{system}, told as {classes[one['predicted']]}": (one["gradient"], "viridis")
+            f"{system}, predicted {classes[one['predicted']]}": (one["gradient"], "viridis")
             for system, one in clips.items()
         }
         for axis, (title, (cells, colours)) in zip(axes[:, column], drawn.items(), strict=False):

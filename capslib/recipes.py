@@ -42,8 +42,8 @@ TABLE_IV = ("CNN_GRU", "CNN_GRU_Att", "LSTM_Cap", "CNN_SeqCap", "CNN_RecCap")
 CONTROLLED = ("CNN_SeqCap", "CNN_RecCap")
 FIG_8 = ("CNN_GRU_Att", "CNN_SeqCap")
 PASSES = (1, 2, 4)  # P2 Fig. 7; its third point is CNN_SeqCap itself
-# Xavier's range is that of one 8 x 8 matrix; over all that an output capsule sums, as a library's function would take one
-# variable of that shape, it is a hundredth. A tenth lies between.
+# Xavier's range is that of one 8 x 8 matrix; with all 1,280 x 8 matrices of the layer as one variable, as a library's function
+# would take it, it is about a hundredth. A tenth lies between.
 SMALL = "CNN_SeqCap, a tenth of Xavier"
 CURRICULUM = "short_utterances_first"
 SEEDS = range(5)

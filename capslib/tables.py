@@ -102,9 +102,14 @@ def heard(records: Sequence[dict]) -> str:
     return "; ".join(found)
 
 
-def describe(cards: Mapping[str, dict]) -> pd.DataFrame:
-    """One row a corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint."""
-    return pd.DataFrame(
+def describe(cards: Mapping[str, dict], absent: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row a corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint.
+
+    Args:
+        cards: of the corpora of a grid.
+        absent: how to get those that are not here.
+    """
+    rows = [
         {
             "corpus": key,
             "evidence": evidence(card),
@@ -120,7 +125,9 @@ def describe(cards: Mapping[str, dict]) -> pd.DataFrame:
             "data fingerprint": card["fingerprint"],
         }
         for key, card in cards.items()
-    )
+    ]
+    rows += [{"corpus": key, "evidence": "not here", "remarks": how} for key, how in (absent or {}).items()]
+    return pd.DataFrame(rows).fillna("")
 
 
 def split_sizes(corpus: Corpus) -> pd.DataFrame:
@@ -314,13 +321,16 @@ def of_looks(
 
     Args:
         found: from ``insight.looks``.
-        columns: by title, a number of a look, and between what it lies.
+        columns: by title, a number of a look (None: it has none), and between what it lies.
     """
     rows = []
     for corpus, system in dict.fromkeys((look["corpus"], look["system"]) for look in found):
         here = [look for look in found if (look["system"], look["corpus"]) == (system, corpus)]
         head = {"corpus": corpus, "system": system, "networks": len(here)}
-        rows.append(head | {title: str(statistics.over_folds(here, *how)) for title, how in columns.items()})
+        cells = {title: [look for look in here if value(look) is not None] for title, (value, _) in columns.items()}
+        rows.append(
+            head | {t: str(statistics.over_folds(some, *columns[t])) if some else "" for t, some in cells.items()}
+        )
     return pd.DataFrame(rows, columns=["corpus", "system", "networks", *columns])
 
 

@@ -110,8 +110,8 @@ def _made(runs: Runs, key: str, records: Sequence[dict]) -> str:
 
 
 def extent(runs: Runs, systems: Collection[str] | None = None) -> str:
-    """What of a grid there is, for a caption: seeds of each corpus, of these systems or of all."""
-    told = []
+    """Seeds of each corpus that all of these systems have, for a caption."""
+    told, runs = [], statistics.comparable(runs, systems)
     for key in runs.grid.cards:
         seeds = {r["config"]["seed"] for r in runs.of(corpus=key) if systems is None or r["system"] in systems}
         several = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
@@ -152,24 +152,24 @@ def confusions(runs: Runs, system: str, paper: str, table: str, name: str, out: 
     """Recall matrix of a system as published, and ours: test clips of all folds and seeds pooled, one row a true class."""
     published, rows = values(paper, table), []
     for true in EMOTIONS:
-        told = {f"told {other}": f"{published[true, other, 'confusion']:.3f}" for other in EMOTIONS}
+        told = {f"predicted {other}": f"{published[true, other, 'confusion']:.3f}" for other in EMOTIONS}
         rows.append({"true": true, "corpus": "IEMOCAP", "evidence": "published", **told, "clips": ""})
         for key, card in runs.grid.cards.items():
             records = runs.of(corpus=key, system=system)
-            told, clips = dict.fromkeys((f"told {other}" for other in EMOTIONS), NOT_YET), ""
+            told, clips = dict.fromkeys((f"predicted {other}" for other in EMOTIONS), NOT_YET), ""
             if records:
                 place = {label: i for i, label in enumerate(records[0]["classes"])}
                 pooled = np.sum([record["confusion"] for record in records], axis=0)
                 counts = pooled[place[true.lower()]] if true.lower() in place else np.zeros(0, int)
                 clips = f"{counts.sum()}"
                 told = {
-                    f"told {other}": f"{counts[place[other.lower()]] / counts.sum():.3f}" if counts.sum() else ""
+                    f"predicted {other}": f"{counts[place[other.lower()]] / counts.sum():.3f}" if counts.sum() else ""
                     for other in EMOTIONS
                     if other.lower() in place
                 }
             rows.append({"true": true, "corpus": key, "evidence": evidence(card), **told, "clips": clips})
     caption = (
-        f"{paper} {table}, {system}: share of the clips of each true class that is told as each class. Published on IEMOCAP; "
+        f"{paper} {table}, {system}: share of the clips of each true class that is predicted as each class. Published on IEMOCAP; "
         f"ours below it, all folds and seeds pooled. {extent(runs, [system])}"
     )
     return show(pd.DataFrame(rows), name, caption, out)
@@ -304,8 +304,8 @@ def along(found: Sequence[Mapping]) -> pd.DataFrame:
     columns = {
         "length": (lambda look: look["length"], (0.0, 1.0)),
         "share longer than 0.99": (lambda look: look["full"], (0.0, 1.0)),
-        "deviation along an utterance": (lambda look: look["within"], (0.0, 1.0)),
-        "deviation between utterances": (lambda look: look["between"], (0.0, 1.0)),
+        "deviation along an utterance, thousandths": (lambda look: 1000 * look["within"], (0.0, 1000.0)),
+        "deviation between utterances, thousandths": (lambda look: 1000 * look["between"], (0.0, 1000.0)),
         "likeness of one window to the next (cosine)": (lambda look: look["likeness"], (-1.0, 1.0)),
         "correlation of the longest with loudness": (lambda look: look["loudness"], (-1.0, 1.0)),
     }
@@ -322,6 +322,7 @@ def deafened(found: Sequence[Mapping]) -> pd.DataFrame:
         "decisions that change": (lambda look: look["changed"], (0.0, 1.0)),
         "WA as trained": (lambda look: look["accuracy"], (0.0, 1.0)),
         "WA without": (lambda look: look["without"], (0.0, 1.0)),
+        "WA without, minus as trained": (lambda look: look["without"] - look["accuracy"], (-1.0, 1.0)),
     }
     return tables.of_looks(found, columns)
 

@@ -156,8 +156,8 @@ def test_confusions_are_shares_of_the_true_class_in_the_paper_s_order(tmp_path):
     tables_emotion.confusions(made, "CNN_SeqCap", "P2", "Table VI", "t", tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str).set_index(["true", "evidence"])
     assert list(dict.fromkeys(true for true, _ in frame.index)) == list(tables_emotion.EMOTIONS)
-    assert frame.loc[("Happy", "published"), "told Happy"] == "0.017"
-    assert frame.loc[("Happy", "stand-in"), ["told Neutral", "told Happy"]].tolist() == ["0.700", "0.300"]
+    assert frame.loc[("Happy", "published"), "predicted Happy"] == "0.017"
+    assert frame.loc[("Happy", "stand-in"), ["predicted Neutral", "predicted Happy"]].tolist() == ["0.700", "0.300"]
     assert frame.loc[("Happy", "stand-in"), "clips"] == "50"
 
 
@@ -169,7 +169,8 @@ def test_a_class_that_a_corpus_lacks_is_left_empty(tmp_path):
     tables_emotion.confusions(made, "CNN_SeqCap", "P2", "Table VI", "t", tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str).set_index(["true", "evidence"])
     assert (
-        pd.isna(frame.loc[("Happy", "stand-in"), "told Sad"]) and frame.loc[("Sad", "stand-in"), "told Sad"] == "0.700"
+        pd.isna(frame.loc[("Happy", "stand-in"), "predicted Sad"])
+        and frame.loc[("Sad", "stand-in"), "predicted Sad"] == "0.700"
     )
     assert statistics_emotion.paired(made, [("CNN_SeqCap", "b")], ["recall of happy"])["n"].item() == 0
     assert claims_emotion.hardest(("CNN_SeqCap",), "happy")(made).verdict == NO_DATA

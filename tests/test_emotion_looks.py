@@ -24,6 +24,7 @@ from capslib import (
     paths,
     recipes,
     study,
+    tables,
     tables_emotion,
     training,
 )
@@ -85,8 +86,18 @@ def test_branches_beside_a_gru_have_window_capsules_and_the_gru_has_none():
     assert window_lengths(fresh("cnn_gru_reccap"), part(130))["length"] > 0
     with pytest.raises(CapslibError, match="CNNGRU has no window capsules: choose CNN_SeqCap or CNN_RecCap"):
         window_lengths(fresh("cnn_gru"), part(130))
-    with pytest.raises(CapslibError, match="no test clip has three windows"):
+    with pytest.raises(CapslibError, match="no test clip has four windows"):
         window_lengths(fresh("cnn_seqcap"), part(50))
+
+
+def test_windows_that_hear_only_the_one_before_have_no_loudness_to_follow():
+    model = fresh("cnn_reccap")
+    with torch.no_grad():  # recurrent votes that drown all others: in every window but the first the longest is one
+        model.head.capsules.recurrent.weight.mul_(1e4)
+    look = window_lengths(model, part(130, 150))
+    assert look["loudness"] is None
+    shown = tables_emotion.along([heads(look, EMODB, "CNN_RecCap")]).iloc[0]
+    assert shown["correlation of the longest with loudness"] == "" and shown["length"] != ""
 
 
 def test_a_network_that_hears_nothing_of_the_window_before_may_tell_otherwise():
@@ -162,6 +173,14 @@ def test_the_plane_and_the_passes_show_what_was_run(tmp_path):
     assert pd.read_csv(tmp_path / "figures" / "passes.csv")["passes"].tolist() == [3, 3]
 
 
+def test_a_corpus_that_is_not_here_is_named_where_only_records_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
+    grid = study.Grid("full", (), {}, {"iemocap:emotion4": "ask for it"})
+    assert claims.recorded(grid, of().grid).grid.absent == {"iemocap:emotion4": "ask for it"}
+    row = tables.describe({}, grid.absent).iloc[0]
+    assert row[["corpus", "evidence", "remarks"]].tolist() == ["iemocap:emotion4", "not here", "ask for it"]
+
+
 def test_every_order_of_the_segments_that_was_run_is_drawn_beside_the_curriculum(tmp_path):
     shuffled, short = (f"CNN_SeqCap, {order}" for order in ("no curriculum", "segments first"))
     made = [records(EMODB, system, HIGH) for system in ("CNN_GRU", "CNN_SeqCap", shuffled)]
@@ -175,6 +194,11 @@ def test_every_order_of_the_segments_that_was_run_is_drawn_beside_the_curriculum
         (EMODB, "CNN_SeqCap", "no curriculum"): 14,
         (RAVDESS, "CNN_SeqCap", "segments first"): 14,
     }
+    assert set(data.loc[data["corpus"] == EMODB, "runs"]) == {5}
+    made = of(records(EMODB, "CNN_SeqCap", LOW[:1] + HIGH[1:]), records(EMODB, shuffled, HIGH[:3])[1:])
+    figures_emotion.curricula(made, ["CNN_SeqCap"], ["no curriculum"], "shared", tmp_path)
+    shared = pd.read_csv(tmp_path / "figures" / "shared.csv").groupby(["metric", "epoch"])["mean"]
+    assert (shared.nunique() == 1).all(), "both orders on the two folds that both have, where they are equal"
     last = data[(data["corpus"] == EMODB) & (data["metric"] == "validation_accuracy") & (data["epoch"] == 7)]
     assert last["mean"].to_numpy() == pytest.approx(0.802 / 2 + 0.3), "mean over the folds"
 

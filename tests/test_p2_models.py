@@ -191,13 +191,18 @@ def test_the_trunk_is_its_layers_one_after_the_other():
     assert found.shape == (2, 16, 8, BINS // 4) and steps.tolist() == [8, 8]
 
 
-def test_weights_start_from_glorot_range_and_biases_from_zero():
+@pytest.mark.parametrize("system, gates", [("cnn_gru_reccap", 3), ("lstm_cap", 4)])
+def test_weights_start_from_glorot_range_and_biases_from_zero(system, gates):
     torch.manual_seed(0)
-    for name, parameter in models.build("cnn_gru_reccap", 512, 4).named_parameters():
-        if "bias" in name:
+    for name, parameter in models.build(system, 512, 4).named_parameters():
+        if "bias" in name and gates == 4 and ("ahead" in name or "back" in name):
+            assert (parameter == torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(128)).all(), (
+                "the forget gate's is one"
+            )
+        elif "bias" in name:
             assert (parameter == 0).all(), name
         elif parameter.dim() == 2 or "trunk" in name:
-            own = parameter.chunk(3)[0] if "inputs" in name or "states" in name else parameter  # gate by gate
+            own = parameter.chunk(gates)[0] if "inputs" in name or "states" in name else parameter  # gate by gate
             bound = (6 / sum(nn.init._calculate_fan_in_and_fan_out(own))) ** 0.5
             assert 0.9 < parameter.abs().max() / bound <= 1.0, name
 

@@ -217,6 +217,14 @@ def test_sizes_below_one_are_refused(name):
         SequentialCapsules(2, 8, **{name: 0})
 
 
+@both
+@pytest.mark.parametrize("shape", [(2, 2, 11, 15), (2, 3, 11, 16), (2, 11, 16)])
+def test_a_map_of_another_size_is_refused_even_if_it_pools_to_the_same(layer, shape):
+    layer = layer(2, 16, window=4, shift=2)
+    with pytest.raises(ValueError, match=r"made for \(batch, 2 channels, time, 16 bins\)"):
+        layer(torch.zeros(shape), torch.tensor([11, 3]))
+
+
 def test_the_example_in_the_docstring_runs():
     tests = doctest.DocTestFinder().find(sequential, globs={"torch": torch, **vars(sequential)})
     results = [doctest.DocTestRunner().run(test) for test in tests]

@@ -15,6 +15,8 @@ from capslib.layers import RecurrentCapsules, SequentialCapsules
 from capslib.models.p2_trunks import CapsuleBranch
 from capslib.runs import Part
 
+VARYING = 1e-5  # a deviation of lengths below this is rounding in float32
+
 
 @torch.inference_mode()
 def window_lengths(model: models.AudioModel, part: Part) -> dict:
@@ -25,12 +27,14 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
         part: test clips.
     Returns:
         length, over all windows and capsules, and full, the share of them that are longer than 0.99; within, the deviation of
-        a capsule's length over the windows of a clip, and between, that of its mean over the clips; likeness, the cosine of the window capsules of one window and of the next;
-        loudness, the correlation over a clip's windows of the longest capsule's length with the window's mean log power (0
-        where either is constant): means over capsules and over the clips with at least three windows. clip, the longest one:
-        lengths (windows x capsules), frames (middle of each window), loudness, target and predicted.
+        a capsule's length over the windows of a clip, and between, that of its mean over the clips; likeness, the cosine of the
+        window capsules of one window and of the next; loudness, the correlation over a clip's windows of the longest capsule's
+        length with the window's mean log power, over the clips where it deviates by ``VARYING`` or more (None where there is
+        none): means over capsules and over the clips with at least four windows, without the first window, in which recurrent
+        capsules hear nothing before. clip, the longest one: lengths (windows x capsules), frames (middle of each window),
+        loudness, target and predicted.
     Raises:
-        CapslibError: if the model has no window capsules, or no clip has three windows.
+        CapslibError: if the model has no window capsules, or no clip has four windows.
     """
     branch = next((m for m in model.modules() if isinstance(m, CapsuleBranch)), None)
     if branch is None:
@@ -53,23 +57,25 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
                 "target": int(target[0]),
                 "predicted": int(model(features, lengths).argmax()),
             }
-        if len(found) < 3:
+        if len(found) < 4:
             continue
+        vectors, found, loudness = vectors[1:], found[1:], loudness[1:]
         all_lengths.append(found.flatten())
         means.append(found.mean(0))
         within.append(found.std(0, correction=0).mean())
         flat = vectors.flatten(1)
         likeness.append(functional.cosine_similarity(flat[1:], flat[:-1], dim=-1).mean())
-        correlations.append(_correlation(found.max(-1).values, loudness))
+        if found.max(-1).values.std(correction=0) >= VARYING:
+            correlations.append(_correlation(found.max(-1).values, loudness))
     if not means:
-        raise CapslibError("no test clip has three windows: choose a smaller window or shift")
+        raise CapslibError("no test clip has four windows: choose a smaller window or shift")
     return {
         "length": round(float(torch.cat(all_lengths).mean()), 4),
         "full": round(float((torch.cat(all_lengths) > 0.99).double().mean()), 4),
-        "within": round(float(torch.stack(within).mean()), 4),
-        "between": round(float(torch.stack(means).std(0, correction=0).mean()), 4),
+        "within": round(float(torch.stack(within).mean()), 6),
+        "between": round(float(torch.stack(means).std(0, correction=0).mean()), 6),
         "likeness": round(float(torch.stack(likeness).mean()), 4),
-        "loudness": round(float(torch.stack(correlations).mean()), 4),
+        "loudness": round(float(torch.stack(correlations).mean()), 4) if correlations else None,
         "clip": shown,
     }
 

@@ -100,7 +100,7 @@ class SequentialCapsules(nn.Module):
         num_iterations: passes of both routings (default 3).
         init_gain: factor on Glorot's range of the matrices (default 1).
     Raises:
-        ValueError: if a size is below one.
+        ValueError: if a size is below one; in ``forward``, if a map has other channels or bins.
 
     Example:
         >>> layer = SequentialCapsules(in_channels=16, in_bins=128)
@@ -132,7 +132,7 @@ class SequentialCapsules(nn.Module):
         for name, size in {"window": window, "shift": shift, "pool": pool, "in_bins": in_bins}.items():
             if size < 1:
                 raise ValueError(f"{name}={size}: must be at least 1")
-        self.window, self.shift = window, shift
+        self.window, self.shift, self.in_channels, self.in_bins = window, shift, in_channels, in_bins
         self.pool = pool if pool_before else 1
         self.primary = PrimaryCapsules(
             in_channels, num_convolutions, primary_features,
@@ -162,6 +162,9 @@ class SequentialCapsules(nn.Module):
 
     def window_vectors(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Capsules of each window: (B, C, T, Q), (B,) -> (B, N, window_capsules, window_features)."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[3] != self.in_bins:
+            wanted = f"(batch, {self.in_channels} channels, time, {self.in_bins} bins)"
+            raise ValueError(f"a map of shape {tuple(x.shape)}: the layer was made for {wanted}")
         if self.pool > 1:
             x = functional.max_pool2d(x, (1, self.pool), ceil_mode=True)
         windows, mask = slide(x.transpose(1, 2), lengths, self.window, self.shift)

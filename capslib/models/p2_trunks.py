@@ -1,7 +1,7 @@
 """Parts of P1's and P2's systems: the CNN component (P2 table I), its recurrent branch, its capsule branch, and what they share.
 
 A branch reads the component's map (B, C, T, Q) and the steps of each clip; ``embed`` gives its last hidden layer, and the
-branch itself the scores. Weights start from Glorot's uniform range, biases from zero.
+branch itself the scores. Weights start from Glorot's uniform range, biases from zero (those of an LSTM's forget gates from one).
 """
 
 from __future__ import annotations
