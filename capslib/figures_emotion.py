@@ -114,7 +114,7 @@ def curricula(runs: Runs, systems: Sequence[str], orders: Sequence[str], name: s
                     head = {"corpus": key, "system": system, "order": order, "runs": len(records), "metric": metric}
                     rows += [head | point for point in points]
             if metric == "train_loss" and shared:
-                axis.set_title(f"{len(shared)} runs each", fontsize=7, loc="right")
+                axis.text(0.97, 0.9, f"{len(shared)} runs each", fontsize=7, ha="right", transform=axis.transAxes)
             handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         line[0].set_ylabel(f"{key}\n{'training loss' if metric == 'train_loss' else 'validation WA'}", fontsize=8)
     for system, top, bottom in zip(drawn, axes[0], axes[-1], strict=True):

@@ -127,7 +127,7 @@ def describe(cards: Mapping[str, dict], absent: Mapping[str, str] | None = None)
         for key, card in cards.items()
     ]
     rows += [{"corpus": key, "evidence": "not here", "remarks": how} for key, how in (absent or {}).items()]
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows, dtype=object).fillna("")
 
 
 def split_sizes(corpus: Corpus) -> pd.DataFrame:
