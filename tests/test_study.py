@@ -353,9 +353,21 @@ def test_records_can_be_picked_and_put_into_a_table(reports):
 # --- Interrupted
 
 SCRIPT = """
-import sys
-from capslib import study
+import time
+from capslib import records, study
+
 study.accepted = lambda: study.reports() / "none"
+put, stored = records.Store.put, []
+
+
+def put_slowly(store, record):
+    # however late a busy machine interrupts, the last run waits for it
+    put(store, record)
+    stored.append(record)
+    time.sleep(60 * (len(stored) == 5))
+
+
+records.Store.put = put_slowly
 study.run(study.grid(["folder:tones"], {models!r}, seeds=range(3), epochs=12, batch_size=8), workers={workers})
 """
 
