@@ -423,9 +423,12 @@ def test_a_grid_killed_half_way_ends_like_an_unbroken_one(unbroken, reports):
 
 def test_ctrl_c_keeps_what_is_finished(unbroken, reports):
     with under_way(reports, workers=1) as process:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
-        process.wait(60)
-        assert process.returncode != 0
+        for _ in range(10):  # pressed again if Python lost one in a callback, where it cannot be raised
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+        assert process.returncode not in (None, 0)
     check_resumed(reports, unbroken)
 
 
