@@ -8,17 +8,17 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 import joblib
 import pandas as pd
 from tqdm import tqdm
 
-from capslib import corpora, models, paths, training
+from capslib import corpora, keys, models, paths, training
 from capslib.errors import CapslibError, choose
 from capslib.executors import executor
-from capslib.records import SCHEMA, Store, code_version, run_key
+from capslib.records import SCHEMA, Store, run_key
 from capslib.runs import RunConfig
 
 # A model's name, options that differ from its defaults, and fields of ``RunConfig`` that differ from the profile's.
@@ -138,6 +138,7 @@ class Runs:
         return [r for r, f in zip(self.records, facts, strict=True) if all(f[n] == v for n, v in sought.items())]
 
 
+_DEFAULTS = {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}
 _COLUMNS = {
     "corpus": lambda r: r["config"]["corpus"],
     "system": lambda r: r["system"],
@@ -186,14 +187,17 @@ def store(profile: str, records: str = "accepted") -> Store:
     return Store((accepted() / "records", own) if profile == "quick" and records == "accepted" else (own,))
 
 
-def current_code(*model: str) -> str:
-    """Version of the code that decides a run of this model, or of this model and its source's."""
-    return code_version("capslib.training", *map(models.home, model))
-
-
 def code_of(config: Mapping) -> str:
-    """``current_code`` for the configuration of a record."""
-    return current_code(config["model"], *([config["source"]["model"]] if "source" in config else []))
+    """Version of the code that decides a run: all that ``train``, its model and its source's can reach.
+
+    Args:
+        config: as a record holds it (``RunConfig.described``).
+    """
+    runs = [config, *([config["source"]] if "source" in config else [])]
+    named = {name for run in runs for name in keys.words({**_DEFAULTS, **run, "corpus": "", "split": ""})}
+    named |= {word for run in runs for word in models.words(run["model"])}
+    roots = [("capslib.training", "train"), *((models.home(run["model"]), "MODELS") for run in runs)]
+    return keys.code_version(dict.fromkeys(roots), named)
 
 
 def _plain(config: RunConfig) -> dict:
@@ -257,11 +261,12 @@ def grid(
                     max_train_clips=budget.max_train_clips,
                 )
                 config = replace(config, **changes, **own)
-                data, code = card["splits"][split]["fingerprint"], current_code(name)
+                data = card["splits"][split]["fingerprint"]
                 if config.source is not None:
                     origins = _card(config.source.corpus, profile)["splits"]
                     origin = origins[choose(config.source.split, origins, f"fold of {config.source.corpus}")]
-                    data, code = f"{data}+{origin['fingerprint']}", current_code(name, config.source.model)
+                    data = f"{data}+{origin['fingerprint']}"
+                code = code_of(_plain(config))
                 for seed in range(budget.seeds) if seeds is None else seeds:
                     source_run = config.source and replace(config.source, seed=seed)
                     runs.append(Run(replace(config, seed=seed, source=source_run), data, code, system))
@@ -294,11 +299,8 @@ def corpora_in(profile: str, wanted: str, multi_label: bool = False) -> list[str
         here = corpora.at_hand(embedded=profile == "quick", multi_label=multi_label)
         recorded = [key for key in kept if key not in here and _default_recordings(key, multi_label)]
         return sorted([*here, *recorded]) if profile == "full" else here
-    keys = []
-    for key in wanted.split(","):
-        source, task = corpora.parse(key.strip())
-        keys.append(f"{source.name}:{task}")
-    return keys
+    parsed = [corpora.parse(key.strip()) for key in wanted.split(",")]
+    return [f"{source.name}:{task}" for source, task in parsed]
 
 
 def _default_recordings(key: str, multi_label: bool) -> bool:

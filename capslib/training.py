@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from capslib import corpora, features, models, paths, schedules
+from capslib import corpora, features, keys, models, paths, schedules
 from capslib.errors import CapslibError
 from capslib.layers import MarginLoss
-from capslib.records import code_version, run_key
+from capslib.records import run_key
 from capslib.runs import Part, RunConfig, batches, epoch_batches, load_parts
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {"cross_entropy": nn.CrossEntropyLoss, "margin": MarginLoss}
@@ -193,7 +193,8 @@ def source_vectors(config: RunConfig, device: torch.device) -> tuple[Tensor, dic
             f"{config.title()}: the source {origin.name} has {origin.sample_rate} Hz and {corpus.name} has "
             f"{corpus.sample_rate} Hz: choose a source of the same sample rate"
         )
-    code = code_version("capslib.training", models.home(source.model))
+    named = {*keys.words(source.described()), *models.words(source.model)}
+    code = keys.code_version([("capslib.training", "train"), (models.home(source.model), "MODELS")], named)
     key = run_key(json.loads(json.dumps(source.described())), origin.split_fingerprint(source.split), code)
     weights = paths.cache() / "sources" / f"{key}.safetensors"
     results = weights.with_suffix(".json")

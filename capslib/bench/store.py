@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from capslib import paths, speed
+from capslib import keys, paths, speed
 from capslib.bench import machine, timing
-from capslib.records import code_version
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,10 @@ class Shelf:
     def keep(self, name: str, entry: Mapping[str, object]) -> None:
         """Write an entry, with the machine, the date and the version of the code that decides it."""
         entries = speed.entries(self.file)
+        root = ("capslib.features", "extract") if self.part == "features" else ("capslib.layers.routing", "route")
         entries[name] = {
             "machine": machine.describe(self.device),
-            "code": code_version("capslib.features" if self.part == "features" else "capslib.layers.routing"),
+            "code": keys.code_version([root], ("mfcc", "spectrogram")),
             "repeats": self.repeats,
             "trial": self.repeats < timing.REPEATS,
             **entry,

@@ -6,20 +6,18 @@ of machine.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from capslib import corpora, models, paths, study, training
+from capslib import corpora, keys, models, paths, study, training
 from capslib.insight.averaged import averaged, probabilities, test_units
 from capslib.insight.coupling import couplings, rule_entropy
 from capslib.insight.mixed import mixed_again, over_snr
 from capslib.insight.perturbed import components
 from capslib.insight.reconstructed import reconstructions
-from capslib.records import source_version
 from capslib.runs import Part, RunConfig, load_parts
 from capslib.study import Run, Runs
 
@@ -83,11 +81,12 @@ def looks(
     Returns:
         One a run: corpus, split, seed, system and what the look returned.
     """
-    shown, code = {record["key"] for record in runs.of(**wanted)}, source_version(inspect.getmodule(look), given)
+    shown = {record["key"] for record in runs.of(**wanted)}
     found = []
     for run in runs.grid.runs:
         if run.key not in shown:
             continue
+        code = code_of(run.config.described(), look, given)
         name = f"insight/{look.__name__}-{run.key}.json"
         files = [folder / name for folder in _folders(runs.grid.profile, records)]
         kept = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
@@ -100,6 +99,12 @@ def looks(
         head = {"corpus": run.config.corpus, "split": run.config.split, "seed": run.config.seed, "system": run.system}
         found.append(head | made)
     return found
+
+
+def code_of(config: Mapping, *functions: Callable) -> str:
+    """Version of the code of a look at a run of this configuration: all that its functions can reach."""
+    roots = [(function.__module__, function.__name__) for function in functions]
+    return keys.code_version(roots, {*keys.words(config), *models.words(config["model"])})
 
 
 def averages(runs: Runs, pairs: Mapping[str, tuple[str, str]], records: str = "accepted", train: bool = True) -> Runs:

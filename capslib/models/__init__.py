@@ -102,6 +102,13 @@ def home(name: str) -> str:
     return module.__name__
 
 
+def words(name: str) -> set[str]:
+    """What a model chooses by name where nobody says otherwise: its loss, and options that are text."""
+    entry = entries()[choose(name, entries(), "model")]
+    defaults = {field.default for field in fields(entry.config) if isinstance(field.default, str)}
+    return defaults | {getattr(entry.model, "loss", AudioModel.loss)}
+
+
 def count_parameters(model: nn.Module) -> int:
     """Trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

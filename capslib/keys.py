@@ -1,0 +1,260 @@
+"""Versions of code: a hash of the definitions that a result can reach, and of nothing else.
+
+A record is looked up by what decides its run. Of the code that is every function, class and constant that can be reached, name by
+name, from the function that makes the result. Where a definition lives, imports, comments, docstrings, annotations and the names
+of local variables change nothing; of an open table (``TABLES``) only the entries count that the configuration names.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from capslib.errors import CapslibError
+
+# Dictionaries by name of what a configuration can choose from: another entry does not make records old.
+TABLES = ("KINDS", "LOSSES", "MODELS", "MULTI_LABEL", "OPTIMIZERS", "PERTURBATIONS", "ROUTINGS", "SCHEDULES")
+# Fingerprints of the data stand for the corpora, the configuration in the key for its class; kernels and native passes give the
+# numbers of the plain formulations up to rounding, on devices that the provenance names; the others cannot change a number.
+NOT_CODE = (
+    "capslib.corpora",
+    "capslib.errors",
+    "capslib.keys",
+    "capslib.paths",
+    "capslib.records",
+    "capslib.layers.kernels",
+    "capslib.layers.native",
+)
+NOT_DEFINITIONS = ("RunConfig",)
+_IGNORED = ("annotation", "returns", "ctx", "kind", "type_comment", "type_ignores", "type_params")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_SCOPES = (*_FUNCTIONS, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@dataclass(frozen=True)
+class _Module:
+    """What a module binds at its top: statements by name ("" for those that bind none), and (module, name) of each import."""
+
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+
+
+@functools.cache
+def _file(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+@functools.cache
+def _module(name: str) -> _Module:
+    tree, module = ast.parse(_file(name).read_text(encoding="utf-8")), _Module()
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom) or _is_text(statement) or _is_main(statement):
+            continue
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound = [statement.name]
+        elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            bound = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+        else:
+            bound = [""]
+        for one in bound:
+            module.definitions.setdefault(one, []).append(statement)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module.imports.update({a.asname or a.name: (node.module or "", a.name) for a in node.names})
+        elif isinstance(node, ast.Import):
+            for alias in node.names:  # `import a.b` binds a, `import a.b as c` binds a.b
+                whole = alias.name if alias.asname else alias.name.split(".")[0]
+                module.imports[alias.asname or whole] = (whole, None)
+    return module
+
+
+def _is_text(statement: ast.AST) -> bool:
+    """A docstring, or other text that nothing reads."""
+    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return constant and isinstance(statement.value.value, str)
+
+
+def _is_main(statement: ast.AST) -> bool:
+    return isinstance(statement, ast.If) and "__main__" in ast.unparse(statement.test)
+
+
+def _resolve(module: str, name: str | None) -> tuple[str, str | None]:
+    """Where a name of one of our modules is defined: (module, name), or (module, None) where it is a module itself."""
+    if name is None or module.startswith(NOT_CODE):
+        return module, name
+    if _file(f"{module}.{name}") is not None:
+        return f"{module}.{name}", None
+    found = _module(module)
+    if name not in found.definitions and name in found.imports:
+        return _resolve(*found.imports[name])
+    return module, name
+
+
+def _own_names(scope: ast.AST) -> Iterator[str]:
+    """Names that a function or comprehension binds itself, but for its parameters."""
+    queue = list(ast.iter_child_nodes(scope))
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            yield node.name
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        if not isinstance(node, (*_SCOPES, ast.ClassDef)):
+            queue.extend(ast.iter_child_nodes(node))
+
+
+class _Reader:
+    """One definition as text that only what it does can change, and which definitions of ours it names."""
+
+    def __init__(self, module: str, chosen: Collection[str]) -> None:
+        self.module, self.chosen = module, chosen
+        self.references: set[tuple[str, str]] = set()
+        self.scopes: list[dict[str, str]] = []
+
+    def text(self, node: object) -> str:
+        if isinstance(node, list):
+            return "[" + ",".join(self.text(one) for one in node if not _is_text(one)) + "]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if isinstance(node, ast.Name | ast.Attribute):
+            path = self.target(node)
+            if path is not None:
+                return path
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Raise):  # what a run says as it fails is in no record
+            return type(node).__name__
+        if isinstance(node, _SCOPES):
+            return self.scope(node)
+        return self.fields(node)
+
+    def fields(self, node: ast.AST) -> str:
+        parts = (
+            f"{name}={(name == 'name' and self.local(value)) or self.text(value)}"
+            for name, value in ast.iter_fields(node)
+            if name not in _IGNORED and value not in (None, [])
+        )
+        return f"{type(node).__name__}({','.join(parts)})"
+
+    def scope(self, node: ast.AST) -> str:
+        """Parameters keep their names, which callers may use; other local names are numbered in the order of their use."""
+        arguments = node.args if isinstance(node, _FUNCTIONS) else None
+        outside = ""
+        if arguments is not None:  # defaults and decorators belong to the scope around
+            named = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
+            own = {one.arg: one.arg for one in named if one is not None}
+            name = getattr(node, "name", "")
+            outside = [*arguments.defaults, *arguments.kw_defaults, *getattr(node, "decorator_list", [])]
+            outside = f"{self.local(name) or name}({','.join(own)}){self.text(outside)}"
+        else:
+            own = {}
+        own |= {name: "" for name in _own_names(node) if name not in own}
+        self.scopes.append(own)
+        body = node.body if arguments is not None else [getattr(node, "elt", None), *node.generators]
+        if isinstance(node, ast.DictComp):
+            body = [node.key, node.value, *node.generators]
+        inside = self.text(body)
+        self.scopes.pop()
+        return f"{type(node).__name__}({outside},{inside})"
+
+    def local(self, name: str) -> str | None:
+        """How a local variable is called in the text; None for what is not local."""
+        for depth, scope in reversed(list(enumerate(self.scopes))):
+            if name in scope:
+                scope[name] = scope[name] or f"local{depth}.{sum(map(bool, scope.values()))}"
+                return scope[name]
+        return None
+
+    def target(self, node: ast.AST) -> str | None:
+        """What a name, or a name of a module and its attributes, stands for; None for attributes of anything else."""
+        if isinstance(node, ast.Attribute):
+            base = self.target(node.value) if isinstance(node.value, ast.Name | ast.Attribute) else None
+            if base is None or not base.startswith(("module:", "other:")):
+                return None
+            kind, _, path = base.partition(":")
+            return f"other:{path}.{node.attr}" if kind == "other" else self.ours(path, node.attr)
+        local = self.local(node.id)
+        if local is not None:
+            return local
+        here = _module(self.module)
+        if node.id in here.definitions:
+            return self.ours(self.module, node.id)
+        if node.id in here.imports:
+            module, name = here.imports[node.id]
+            if module.split(".")[0] == self.module.split(".")[0]:
+                return self.ours(module, name)
+            return f"other:{module}.{name}" if name else f"other:{module}"
+        return node.id
+
+    def ours(self, module: str, name: str | None) -> str:
+        module, name = _resolve(module, name)
+        if name is None:
+            return f"module:{module}"
+        if not module.startswith(NOT_CODE) and name not in NOT_DEFINITIONS:
+            self.references.add((module, name))
+        return f"ours:{name}"
+
+    def definition(self, name: str) -> str:
+        statements = _module(self.module).definitions.get(name)
+        if statements is None:
+            raise CapslibError(f"{self.module} defines no {name!r}, which decides results: is it made at run time?")
+        return self.text([self.entries(name, statement) for statement in statements])
+
+    def entries(self, name: str, statement: ast.stmt) -> ast.stmt | list:
+        """Of an open table the chosen entries."""
+        value = getattr(statement, "value", None)
+        if name not in TABLES or not isinstance(value, ast.Dict):
+            return statement
+        return [
+            one
+            for key, entry in zip(value.keys, value.values, strict=True)
+            if isinstance(key, ast.Constant) and key.value in self.chosen
+            for one in (key, entry)
+        ]
+
+
+@functools.cache
+def reachable(roots: tuple[tuple[str, str], ...], chosen: frozenset[str] = frozenset()) -> dict[tuple[str, str], str]:
+    """All definitions that can be reached from some, (module, name), each as text.
+
+    Args:
+        roots: (module, name) of the definitions to start from.
+        chosen: words of the configuration, of which those that are keys of ``TABLES`` select entries.
+    """
+    found: dict[tuple[str, str], str] = {}
+    queue = list(roots)
+    while queue:
+        module, name = queue.pop()
+        if (module, name) in found:
+            continue
+        reader = _Reader(module, chosen)
+        found[module, name] = reader.definition(name)
+        # Statements that bind no name are run whenever a module is imported.
+        queue.extend({*reader.references, *([(module, "")] if "" in _module(module).definitions else [])})
+    return found
+
+
+def code_version(roots: Iterable[tuple[str, str]], chosen: Iterable[str] = ()) -> str:
+    """SHA-256 (16 digits) of all that ``reachable`` finds."""
+    texts = reachable(tuple(roots), frozenset(chosen))
+    return hashlib.sha256("\n".join(sorted(set(texts.values()))).encode()).hexdigest()[:16]
+
+
+def words(value: object) -> Iterator[str]:
+    """All text within a configuration: values, never names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (word for one in value.values() for word in words(one))
+    elif isinstance(value, list | tuple):
+        yield from (word for one in value for word in words(one))

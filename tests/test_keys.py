@@ -1,0 +1,157 @@
+"""Versions of code: what a result can reach changes them, and nothing else does."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+
+import pytest
+
+from capslib import keys, models, study
+from capslib.errors import CapslibError
+from capslib.records import run_key
+
+PACKAGE = {
+    "loop": """
+        '''Trains.'''
+        import numpy as np
+        from {root} import helpers
+        from {root}.layers import Loss
+
+        SCHEDULES = {{"constant": None, "decay": helpers.decay}}
+
+        def train(x: float, config):
+            '''Double.'''
+            # twice
+            total = 0
+            for _ in range(2):
+                total += x
+            if total < 0:
+                raise ValueError("below zero")
+            schedule = SCHEDULES[config]
+            return np.sum(total + helpers.one()) + Loss().value
+    """,
+    "helpers": """
+        STEP = 1
+
+        def one():
+            return [value for value in (STEP,)][0]
+
+        def decay():
+            return 2
+
+        def unused():
+            return 3
+    """,
+    "layers.__init__": "from {root}.layers.loss import Loss\nfrom {root}.layers.plain import Plain\n",
+    "layers.loss": "class Base:\n    value = 0\n\nclass Loss(Base):\n    pass\n",
+    "layers.plain": "class Plain:\n    size = 1\n",
+}
+_COUNT = itertools.count()
+
+
+@pytest.fixture
+def version(tmp_path, monkeypatch):
+    """The version of ``loop.train`` in a package like the one above, with some modules written anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def version(changed: dict[str, str] | None = None, *chosen: str) -> str:
+        root = f"toy{next(_COUNT)}"  # a package of its own, because modules are read once
+        for name, source in {"__init__": "", **PACKAGE, **(changed or {})}.items():
+            file = tmp_path.joinpath(root, *name.split(".")).with_suffix(".py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(textwrap.dedent(source).format(root=root), encoding="utf-8")
+        return keys.code_version([(f"{root}.loop", "train")], chosen or ("constant",))
+
+    return version
+
+
+def edited(module: str, old: str, new: str) -> dict[str, str]:
+    source = textwrap.dedent(PACKAGE[module])
+    assert old in source
+    return {module: source.replace(old, new)}
+
+
+SAME = {
+    "module's docstring": ("loop", "'''Trains.'''", ""),
+    "docstring": ("loop", "'''Double.'''", "'''Twice\n\n    as much.'''"),
+    "comment": ("loop", "# twice", "# thrice"),
+    "format": ("loop", "range(2)", "range(\n        2,\n    )"),
+    "annotation": ("loop", "x: float", "x: int"),
+    "local name": ("loop", "total", "result"),
+    "words of an error": ("loop", "below zero", "negative"),
+    "import": ("loop", "import numpy as np\n", "import numpy\nimport numpy as np\n"),
+    "definition that is not used": ("helpers", "return 3", "return 4"),
+    "entry that is not chosen": ("helpers", "return 2", "return 5"),
+    "another entry": ("loop", '"decay": helpers.decay', '"decay": helpers.decay, "step": helpers.unused'),
+    "layer that is not used": ("layers.plain", "size = 1", "size = 2"),
+}
+OTHER = {
+    "number": ("loop", "range(2)", "range(3)"),
+    "operator": ("loop", "total += x", "total -= x"),
+    "indentation": ("loop", "    if total < 0:\n        raise", "        if total < 0:\n            raise"),
+    "condition of an error": ("loop", "total < 0", "total < 1"),
+    "function of a library": ("loop", "np.sum", "np.mean"),
+    "parameter": ("loop", "x: float, config", "config, x: float"),
+    "constant of another module": ("helpers", "STEP = 1", "STEP = 2"),
+    "function of another module": ("helpers", "in (STEP,)", "in (STEP, STEP)"),
+    "base class": ("layers.loss", "value = 0", "value = 1"),
+    "class behind a package": ("layers.loss", "    pass", "    value = 2"),
+    "statement at the top": ("helpers", "STEP = 1", "STEP = 1\nprint"),
+    "chosen entry": ("loop", '"constant": None', '"constant": helpers.unused'),
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_what_cannot_change_a_number_does_not_change_the_version(version, what):
+    assert version(edited(*SAME[what])) == version()
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_what_can_change_a_number_changes_the_version(version, what):
+    assert version(edited(*OTHER[what])) != version()
+
+
+def test_a_chosen_entry_brings_what_it_can_reach(version):
+    assert version({}, "decay") != version()
+    assert version(edited("helpers", "return 2", "return 5"), "decay") != version({}, "decay")
+
+
+def test_where_a_definition_lives_does_not_matter(version):
+    moved = PACKAGE["helpers"].replace("        STEP = 1\n", "        from {root}.constants import STEP\n")
+    assert version({"helpers": moved, "constants": "STEP = 1\n"}) == version()
+    by_name = edited("loop", "helpers.one()", "one()")["loop"].replace("import helpers", "import helpers, helpers as h")
+    assert version({"loop": by_name + "\nfrom {root}.helpers import one\n"}) == version()
+
+
+def test_a_name_that_nothing_defines_is_refused(version):
+    with pytest.raises(CapslibError, match="defines no 'one'"):
+        version({"helpers": "def decay(): ...\n"})
+
+
+def reached(model: str) -> set[str]:
+    roots = (("capslib.training", "train"), (models.home(model), "MODELS"))
+    return {name for _, name in keys.reachable(roots, frozenset({model, "mfcc", "constant", *models.words(model)}))}
+
+
+def test_baselines_do_not_depend_on_routing_and_capsules_do():
+    """So that work on capsule layers leaves the baselines' records standing."""
+    for name in ("cnn", "lstm", "att"):
+        assert not {"route", "CapsuleLayer", "CapsNet"} & reached(name)
+        assert {"MFCC", "Standardize", "AudioModel", "train"} <= reached(name)
+    assert {"route", "CapsuleLayer", "CapsNet", "BiLSTM", "MarginLoss"} <= reached("caps")
+    assert "LSTM" not in reached("caps") and "CapsNet" not in reached("cnn_seqcap")
+
+
+def test_a_system_does_not_depend_on_its_siblings():
+    assert "RecurrentCapsules" not in reached("cnn_seqcap") and "LSTMCap" not in reached("cnn_gru")
+
+
+@pytest.mark.parametrize("profile", ["full", "quick"])
+def test_every_committed_record_is_of_the_code_of_today(profile):
+    store = study.store(profile)
+    assert len(store) and not store.unreadable
+    for record in store:
+        code = study.code_of(record["config"])
+        assert record["code"] == code, f"{record['key']}: see `python -m capslib migrate`"
+        assert record["key"] == run_key(record["config"], record["data"]["fingerprint"], code)
