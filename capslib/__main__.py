@@ -135,8 +135,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--corpora", default="fsdd")
     commands.add_parser("doctor", help="what this machine has").set_defaults(action=_doctor)
     options = parser.parse_args(arguments)
+    from capslib.study import stopping
+
     try:
-        options.action(options)
+        with stopping():
+            options.action(options)
     except CapslibError as error:
         print(f"capslib: {error}", file=sys.stderr)
         return 2

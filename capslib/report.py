@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -45,6 +48,20 @@ def notebooks() -> dict[str, Path]:
     return {path.name[:2]: path for path in sorted((paths.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
 
 
+# What a notebook says in its metadata of where its numbers come from, and how a page words it.
+NUMBERS = {
+    "records": "a record in records/",
+    "recordings": "the recordings",
+    "measurements": "a measurement in data/measured/",
+}
+
+
+def numbers_of(notebook: NotebookNode) -> str:
+    """Where a notebook's numbers come from, a name in ``NUMBERS``; "records" where its metadata do not say."""
+    said = notebook.metadata.get("capslib", {}).get("numbers", "records")
+    return choose(said, NUMBERS, "kind of numbers in a notebook's metadata")
+
+
 def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
     """papermill runs on with a misspelt parameter; we do not.
 
@@ -59,12 +76,11 @@ def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
 def canonical(notebook: NotebookNode) -> NotebookNode:
     """The same results as the same bytes: cells numbered in order, no times, no stderr, no kernel of one machine."""
     nb = nbformat.from_dict(notebook)
-    nb.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    about = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nb.metadata = nbformat.from_dict(about | {"capslib": {"numbers": numbers_of(nb)}})
     nb.nbformat, nb.nbformat_minor = 4, 5
     count = 0
     nb.cells = [cell for cell in nb.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
@@ -111,20 +127,22 @@ def execute(notebook: Path, parameters: Mapping[str, object], into: Path) -> Not
     """
     check_parameters(notebook, parameters)
     into.parent.mkdir(parents=True, exist_ok=True)
+    run = partial(
+        papermill.execute_notebook,
+        str(notebook),
+        str(into),
+        parameters=dict(parameters),
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(notebook.parent),
+        execution_timeout=CELL_TIMEOUT,
+        start_timeout=180,
+        log_output=False,
+        stderr_file=sys.stderr,
+        extra_arguments=["--log-level=ERROR"],
+    )
     try:
-        return papermill.execute_notebook(
-            str(notebook),
-            str(into),
-            parameters=dict(parameters),
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=str(notebook.parent),
-            execution_timeout=CELL_TIMEOUT,
-            start_timeout=180,
-            log_output=False,
-            stderr_file=sys.stderr,
-            extra_arguments=["--log-level=ERROR"],
-        )
+        return _in_a_thread(run)
     except papermill.PapermillExecutionError as error:
         raise CapslibError(
             f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (the notebook as far as it came: "
@@ -132,6 +150,20 @@ def execute(notebook: Path, parameters: Mapping[str, object], into: Path) -> Not
         ) from None
     except (RuntimeError, TimeoutError) as error:  # the kernel died, did not start, or a cell took too long
         raise CapslibError(f"{notebook.name}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+
+
+def _in_a_thread(function: Callable[[], NotebookNode]) -> NotebookNode:
+    """The function's result. In the main thread nbclient would take Ctrl-C for itself, and only one notebook would end."""
+    result: Future[NotebookNode] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return result.result()
 
 
 def html(notebook: NotebookNode, title: str, footer: str) -> str:
@@ -184,8 +216,11 @@ def make(
         known = papermill.inspect_notebook(str(notebook))
         offered = {"PROFILE": profile, **(defaults or {}), **(parameters or {})}
         wanted[notebook] = {name: value for name, value in offered.items() if name in known}
-        if from_records and "RECORDS" not in known and (away := _not_here(profile, wanted[notebook].get("CORPORA"))):
-            print(f"{notebook.name}: needs recordings that are not here ({', '.join(away)}), its page stays as it is")
+        needed = wanted[notebook].get("CORPORA") if numbers_of(nbformat.read(notebook, 4)) == "recordings" else None
+        if from_records and (away := _not_available(profile, needed)):
+            print(
+                f"{notebook.name}: needs recordings that are not available ({', '.join(away)}): its page is not rendered"
+            )
             del wanted[notebook]
     chosen = list(wanted)
     out = study.reports() / profile
@@ -201,9 +236,7 @@ def make(
             print(f"{notebook.name}: FAILED: {error}", flush=True)
             continue
         unfinished.unlink(missing_ok=True)
-        known = papermill.inspect_notebook(str(notebook))
-        measured = "a measurement in data/measured/" if "MEASURE" in known else "the recordings"
-        source = "a record in records/" if "RECORDS" in known else measured
+        source = NUMBERS[numbers_of(executed)]
         footer = f"{notebook.name}, profile {profile}, code at {revision()}; every number of ours comes from {source}."
         paths.write_text(out / "notebooks" / notebook.name, nbformat.writes(executed) + "\n")
         paths.write_text(out / f"{notebook.stem}.html", html(executed, notebook.stem, footer))
@@ -215,7 +248,7 @@ def make(
     return index
 
 
-def _not_here(profile: str, wanted: object) -> list[str]:
+def _not_available(profile: str, wanted: object) -> list[str]:
     keys = study.corpora_in(profile, str(wanted)) if wanted else []
     return [key for key in keys if corpora.find(key) is None]
 

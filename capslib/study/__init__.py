@@ -1,0 +1,31 @@
+"""The study: grids of runs, their records, and where both lie.
+
+``grid`` says which runs, ``run`` trains those that have no record, ``Runs`` holds the records for tables, tests and figures.
+"""
+
+from capslib.study.executors import executor
+from capslib.study.folders import PROFILES, accepted, reports, store, weights_file
+from capslib.study.grid import Grid, Run, System, code_of, corpora_in, first_line, grid
+from capslib.study.results import Runs, recorded
+from capslib.study.run import make_record, run, stopping
+
+__all__ = [
+    "PROFILES",
+    "Grid",
+    "Run",
+    "Runs",
+    "System",
+    "accepted",
+    "code_of",
+    "corpora_in",
+    "executor",
+    "first_line",
+    "grid",
+    "make_record",
+    "recorded",
+    "reports",
+    "run",
+    "stopping",
+    "store",
+    "weights_file",
+]
