@@ -92,12 +92,12 @@ def _resolve(module: str, name: str | None) -> tuple[str, str | None]:
     """Where a name of one of our modules is defined: (module, name), or (module, None) where it is a module itself."""
     if name is None or module.startswith(NOT_CODE):
         return module, name
-    if _file(f"{module}.{name}") is not None:
-        return f"{module}.{name}", None
-    found = _module(module)
-    if name not in found.definitions and name in found.imports:
-        return _resolve(*found.imports[name])
-    return module, name
+    bound = _module(module)
+    if name in bound.definitions:
+        return module, name
+    if name in bound.imports:
+        return _resolve(*bound.imports[name])
+    return (f"{module}.{name}", None) if _file(f"{module}.{name}") is not None else (module, name)
 
 
 def _own_names(scope: ast.AST) -> Iterator[str]:

@@ -79,7 +79,9 @@ def short_runs_of(checkout: Path, systems: list[list]) -> list[dict]:
     Raises:
         CapslibError: if that code cannot do it.
     """
-    script = "import json, sys; from capslib import migrate; print(json.dumps(migrate.short_runs(json.load(sys.stdin))))"
+    script = (
+        "import json, sys; from capslib import migrate; print(json.dumps(migrate.short_runs(json.load(sys.stdin))))"
+    )
     folders = {"PYTHONPATH": checkout.resolve(), "CAPSLIB_CACHE": paths.cache(), "CAPSLIB_DATA": paths.data()}
     environment = os.environ | {name: str(folder) for name, folder in folders.items()}
     command = [sys.executable, "-c", script]
@@ -110,7 +112,9 @@ def migrate(folder: Path, checkout: Path) -> tuple[int, int, int]:
         CapslibError: if a short run or an output of a probe differs; no file is touched then.
     """
     records = {record["key"]: (path, record) for path, record in _read(folder / "records")}
-    outputs = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("probes/[!.]*.json"))]
+    outputs = [
+        (path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("probes/[!.]*.json"))
+    ]
     outputs = [(path, output) for path, output in outputs if path.stem.partition("-")[2] in records]
     old_records = [one for one in records.values() if one[1]["code"] != study.code_of(one[1]["config"])]
     old_outputs = []

@@ -5,9 +5,9 @@
 
 from capslib.study.executors import executor
 from capslib.study.folders import PROFILES, accepted, reports, store, weights_file
-from capslib.study.grid import Grid, Run, System, code_of, corpora_in, first_line, grid
+from capslib.study.grids import Grid, Run, System, code_of, corpora_in, first_line, grid
 from capslib.study.results import Runs, recorded
-from capslib.study.run import make_record, run, stopping
+from capslib.study.runner import make_record, run, stopping
 
 __all__ = [
     "PROFILES",

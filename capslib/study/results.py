@@ -11,7 +11,7 @@ import pandas as pd
 from capslib.errors import choose
 from capslib.runs import RunConfig
 from capslib.study.folders import store
-from capslib.study.grid import Grid, Run
+from capslib.study.grids import Grid, Run
 
 
 @dataclass(frozen=True)

@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tiny import write_folder
+from tone_grids import MODELS, files, tones_grid
 
 from capslib import corpora, records, study, training
 from capslib.errors import CapslibError
-
-MODELS = ("lstm", "caps")
-SIZES = {"seeds": range(3), "epochs": 12, "batch_size": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tones(tmp_path_factory):
-    """The data folder with a tiny corpus; nothing is accepted, and runs are made here, one after the other."""
-    base = tmp_path_factory.mktemp("study")
-    write_folder(base / "data" / "tones")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAPSLIB_CACHE", str(base / "cache"))
-        patch.setenv("CAPSLIB_DATA", str(base / "data"))
-        patch.setenv("CAPSLIB_WORKERS", "1")
-        patch.delenv("CAPSLIB_CLUSTER", raising=False)
-        patch.setattr(study, "accepted", lambda: base / "accepted")
-        yield base / "data"
-
-
-@pytest.fixture
-def reports(tmp_path, monkeypatch) -> Path:
-    """Where this test's records go."""
-    monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path / "reports"))
-    return tmp_path / "reports"
 
 
 @pytest.fixture
@@ -59,20 +29,6 @@ def instant(monkeypatch) -> list[training.RunConfig]:
 
     monkeypatch.setattr(training, "train", train)
     return made
-
-
-def tones_grid(**changes) -> study.Grid:
-    return study.grid(["folder:tones"], MODELS, **(SIZES | changes))
-
-
-def files(reports: Path) -> dict[str, Path]:
-    """Records there are, by the run they are of; half-written ones are hidden."""
-    return {path.name: path for path in (reports / "quick" / "records").glob("[!.]*.json")}
-
-
-def contents(reports: Path) -> dict[str, dict]:
-    """What must be equal when the same grid is run again, by run."""
-    return {name: records.comparable(records.read(path)) for name, path in files(reports).items()}
 
 
 # --- Grids
@@ -95,7 +51,7 @@ def test_a_grid_is_every_combination():
 def test_a_profile_sets_the_budget():
     quick, full = (study.grid(["folder:tones"], ["lstm"], profile=profile) for profile in ("quick", "full"))
     for grid, profile in ((quick, "quick"), (full, "full")):
-        budget = study.PROFILES[profile][""]
+        budget = study.grids.BUDGETS[profile]
         assert len(grid) == (budget.max_splits or 5) * budget.seeds
         for run in grid.runs:
             assert (run.config.epochs, run.config.batch_size) == (budget.epochs, budget.batch_size)
@@ -179,7 +135,7 @@ def test_other_recordings_are_other_runs(reports, instant, tmp_path, monkeypatch
 
 def test_other_code_is_another_run(reports, instant, monkeypatch):
     study.run(tones_grid())
-    monkeypatch.setattr(study.keys, "code_version", lambda *_: "0" * 16)
+    monkeypatch.setattr(study.grids.keys, "code_version", lambda *_: "0" * 16)
     study.run(tones_grid())
     assert len(instant) == 12
 
@@ -278,7 +234,7 @@ def test_accepted_records_come_first_and_fresh_ones_ignore_them(reports, instant
     study.run(grid)
     chosen = grid.runs[0].key
     (tmp_path / "accepted" / "records").mkdir(parents=True)
-    monkeypatch.setattr(study, "accepted", lambda: tmp_path / "accepted")
+    monkeypatch.setattr(study.folders, "accepted", lambda: tmp_path / "accepted")
     mine = next(file for name, file in files(reports).items() if chosen in name)
     theirs = json.loads(mine.read_text()) | {"test": {"accuracy": 0.99}}
     (tmp_path / "accepted" / "records" / mine.name).write_text(json.dumps(theirs))
@@ -295,14 +251,14 @@ def test_accepted_records_come_first_and_fresh_ones_ignore_them(reports, instant
 
 
 def test_accepted_records_are_those_of_quick(tmp_path, monkeypatch, reports):
-    monkeypatch.setattr(study, "accepted", lambda: tmp_path / "accepted")
+    monkeypatch.setattr(study.folders, "accepted", lambda: tmp_path / "accepted")
     assert study.store("full").folders == (reports / "full" / "records",)
     assert study.store("quick").folders == (tmp_path / "accepted" / "records", reports / "quick" / "records")
 
 
 def test_reading_trains_nothing_and_shows_older_records(reports, instant, monkeypatch):
     study.run(tones_grid(seeds=[0]))
-    monkeypatch.setattr(study.keys, "code_version", lambda *_: "0" * 16)
+    monkeypatch.setattr(study.grids.keys, "code_version", lambda *_: "0" * 16)
     grid = tones_grid(seeds=[0, 1])
     runs = study.run(grid, train=False)
     assert len(instant) == 2
@@ -327,7 +283,7 @@ def test_records_are_shown_without_the_recordings(reports, instant, tmp_path, mo
     cards.mkdir(parents=True)
     (cards / "fsdd-digit.json").write_text(json.dumps(card))
     grid = study.grid(["fsdd"], ["lstm", "caps"], profile="full")
-    assert len(grid) == 3 * 2 * study.PROFILES["full"]["fsdd"].seeds and grid.absent == {}
+    assert len(grid) == 3 * 2 * corpora.sources()["fsdd"].budgets["full"].seeds and grid.absent == {}
     shelf, run = study.store("full"), grid.runs[0]
     shelf.put({"schema": records.SCHEMA, "key": run.key, "config": run.config.described(), "provenance": {"date": ""}})
     runs = study.run(grid, train=False)
@@ -343,111 +299,3 @@ def test_records_can_be_picked_and_put_into_a_table(reports):
     assert list(table["key"]) == [r["key"] for r in runs.records]
     assert [r["config"]["seed"] for r in runs.of(model="caps", corpus="folder:tones")] == [0, 1]
     assert runs.of(model="att") == [] and runs.of(system="caps, num_iterations=1") == runs.of(model="caps")
-
-
-# --- Interrupted
-
-SCRIPT = """
-import time
-from capslib import records, study
-
-study.accepted = lambda: study.reports() / "none"
-put, stored = records.Store.put, []
-
-
-def put_slowly(store, record):
-    # however late a busy machine interrupts, the last run waits for it
-    put(store, record)
-    stored.append(record)
-    time.sleep(60 * (len(stored) == 5))
-
-
-records.Store.put = put_slowly
-study.run(study.grid(["folder:tones"], {models!r}, seeds=range(3), epochs=12, batch_size=8), workers={workers})
-"""
-
-
-@pytest.fixture(scope="module")
-def unbroken(tones, tmp_path_factory) -> dict[str, dict]:
-    """Records of the grid when nothing comes between."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAPSLIB_REPORTS", str(folder))
-        study.run(tones_grid())
-    made = contents(folder)
-    assert len(made) == 6
-    return made
-
-
-@contextlib.contextmanager
-def under_way(reports: Path, workers: int):
-    """The grid in a process group of its own, from its first record on; whatever is left of it is killed in the end."""
-    code = SCRIPT.format(models=MODELS, workers=workers)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=dict(os.environ), **quiet)
-    try:
-        deadline = time.monotonic() + 200
-        while not files(reports) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, "the grid ended before it could be interrupted"
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def check_resumed(reports: Path, unbroken: dict[str, dict]) -> None:
-    """Run again: equal to the unbroken grid, and what was finished is not made again."""
-    finished = {name: (path.stat().st_mtime_ns, path.stat().st_ino) for name, path in files(reports).items()}
-    assert 0 < len(finished) < len(unbroken), "the interruption came too late to show anything"
-    runs = study.run(tones_grid())
-    assert len(runs.records) == len(unbroken) and runs.missing == ()
-    assert contents(reports) == unbroken
-    now = {name: (path.stat().st_mtime_ns, path.stat().st_ino) for name, path in files(reports).items()}
-    assert finished.items() <= now.items()
-
-
-def test_a_grid_killed_half_way_ends_like_an_unbroken_one(unbroken, reports):
-    """kill -9 of everything, with two workers; the rest is made by one: how many there are does not show."""
-    with under_way(reports, workers=2) as process:
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait(60) == -signal.SIGKILL
-    check_resumed(reports, unbroken)
-
-
-def test_ctrl_c_keeps_what_is_finished(unbroken, reports):
-    with under_way(reports, workers=1) as process:
-        for _ in range(10):  # pressed again if Python lost one in a callback, where it cannot be raised
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-                break
-        assert process.returncode not in (None, 0)
-    check_resumed(reports, unbroken)
-
-
-# --- Elsewhere
-
-
-def test_a_number_of_workers_that_is_none_is_told(reports, monkeypatch):
-    monkeypatch.setenv("CAPSLIB_WORKERS", "two")
-    with pytest.raises(CapslibError, match="CAPSLIB_WORKERS"):
-        study.run(tones_grid(seeds=[0], epochs=1))
-
-
-def test_a_cluster_without_dask_says_what_to_install(reports, monkeypatch):
-    monkeypatch.setenv("CAPSLIB_CLUSTER", "tcp://127.0.0.1:8786")
-    monkeypatch.setitem(sys.modules, "dask.distributed", None)
-    with pytest.raises(CapslibError, match=r"Dask is not installed: pip install 'capslib\[cluster\]'"):
-        study.run(tones_grid(seeds=[0]))
-
-
-@pytest.mark.parametrize("threads", [1, 2])  # Dask's own default is as many as cores
-def test_a_cluster_makes_the_same_records(threads, unbroken, reports, monkeypatch):
-    distributed = pytest.importorskip("dask.distributed")
-    cluster = distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=threads, dashboard_address=None)
-    with cluster:
-        monkeypatch.setenv("CAPSLIB_CLUSTER", cluster.scheduler_address)
-        study.run(tones_grid())
-    assert contents(reports) == unbroken

@@ -19,7 +19,7 @@ from capslib.errors import CapslibError
 from capslib.records import SCHEMA, Store
 from capslib.study.executors import executor
 from capslib.study.folders import card_file, store, weights_file
-from capslib.study.grid import Grid, Run, plain
+from capslib.study.grids import Grid, Run, plain
 from capslib.study.results import Runs
 
 # Runs in threads of one process (a Dask worker has as many as cores) would share torch's generator of random numbers.
