@@ -16,6 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from capslib import corpora, models, paths, training
+from capslib.corpora import Budget
 from capslib.errors import CapslibError, choose
 from capslib.executors import executor
 from capslib.records import SCHEMA, Store, code_version, run_key
@@ -25,49 +26,11 @@ from capslib.runs import RunConfig
 System = tuple[str, Mapping[str, object]] | tuple[str, Mapping[str, object], Mapping[str, object]]
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much a profile spends on one corpus; the same for every system.
-
-    Attributes:
-        epochs: of training.
-        seeds: how many, from 0.
-        batch_size: clips.
-        max_splits: folds, from the first; None for all.
-        max_train_clips: None for all.
-    """
-
-    epochs: int = 30
-    seeds: int = 1
-    batch_size: int = 32
-    max_splits: int | None = None
-    max_train_clips: int | None = None
-
-
-# The full profile's epochs are what two cores could do, the same for every system: 250 (EmoDB) to 1,100 batches a run.
-# Eight, as ASED has, did not let CAPS learn the mixtures, so both systems have twenty there.
-PROFILES: Mapping[str, Mapping[str, Budget]] = {
-    "quick": {
-        "synth_digits": Budget(epochs=12, batch_size=16),
-        "synth_gender": Budget(epochs=6, batch_size=16),
-        "synth_emotion": Budget(epochs=12, batch_size=16, max_splits=2),
-        "multi_gender_synth": Budget(epochs=8, batch_size=16),
-        "multi_noise_synth": Budget(epochs=8, batch_size=16),
-        "": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),
-    },
-    "full": {
-        "fsdd": Budget(epochs=30, seeds=5),
-        "fsdd6": Budget(epochs=10),
-        "emodb": Budget(epochs=20, seeds=3, batch_size=16),
-        "ravdess": Budget(epochs=15, batch_size=16),
-        "urbansound8k": Budget(epochs=12, batch_size=16),
-        "ased": Budget(epochs=8, batch_size=16),
-        "multi_gender_ased": Budget(epochs=20, batch_size=16),
-        "multi_gender_ravdess": Budget(epochs=20, batch_size=16),
-        "multi_noise_ased": Budget(epochs=20, batch_size=16),
-        "multi_noise_ravdess": Budget(epochs=20, batch_size=16),
-        "": Budget(epochs=20, batch_size=16),
-    },
+# Budgets of the corpora that name none of their own (``Source.budgets``). The full profile's epochs, here and there,
+# are what two cores could do, the same for every system: 250 (EmoDB) to 1,100 batches a run.
+PROFILES: Mapping[str, Budget] = {
+    "quick": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),
+    "full": Budget(epochs=20, batch_size=16),
 }
 
 
@@ -226,12 +189,12 @@ def grid(
         model: names, or systems: a model with options that differ from its defaults, and perhaps fields of ``RunConfig``
             that differ from the profile's; or a mapping that names such systems: ``{"5 passes": ("caps",
             {"num_iterations": 5}), "untrained": ("caps", {}, {"epochs": 0})}``. A source takes the run's seed.
-        profile: "quick" or "full": how many epochs, seeds and folds (``PROFILES``).
+        profile: "quick" or "full": how many epochs, seeds and folds (``Source.budgets``, else ``PROFILES``).
         seeds: instead of the profile's.
         folds: the first so many of each corpus, if that is fewer than the profile's.
         changes: fields of ``RunConfig``, for all runs.
     """
-    budgets = PROFILES[choose(profile, PROFILES, "profile")]
+    default = PROFILES[choose(profile, PROFILES, "profile")]
     seeds = None if seeds is None else list(seeds)
     systems = _systems(model)
     for name in {*changes, *(name for *_, own in systems.values() for name in own)}:
@@ -244,7 +207,7 @@ def grid(
             absent[full_key] = source.how_to_get
             continue
         card = cards[full_key] = _card(full_key, profile)
-        budget = budgets.get(source.name, budgets[""])
+        budget = source.budgets.get(profile, default)
         for split in list(card["splits"])[: budget.max_splits][:folds]:
             for system, (name, options, own) in systems.items():
                 config = RunConfig(

@@ -95,7 +95,7 @@ def test_a_grid_is_every_combination():
 def test_a_profile_sets_the_budget():
     quick, full = (study.grid(["folder:tones"], ["lstm"], profile=profile) for profile in ("quick", "full"))
     for grid, profile in ((quick, "quick"), (full, "full")):
-        budget = study.PROFILES[profile][""]
+        budget = study.PROFILES[profile]
         assert len(grid) == (budget.max_splits or 5) * budget.seeds
         for run in grid.runs:
             assert (run.config.epochs, run.config.batch_size) == (budget.epochs, budget.batch_size)
@@ -332,7 +332,7 @@ def test_records_are_shown_without_the_recordings(reports, instant, tmp_path, mo
     cards.mkdir(parents=True)
     (cards / "fsdd-digit.json").write_text(json.dumps(card))
     grid = study.grid(["fsdd"], ["lstm", "caps"], profile="full")
-    assert len(grid) == 3 * 2 * study.PROFILES["full"]["fsdd"].seeds and grid.absent == {}
+    assert len(grid) == 3 * 2 * corpora.sources()["fsdd"].budgets["full"].seeds and grid.absent == {}
     shelf, run = study.store("full"), grid.runs[0]
     shelf.put({"schema": records.SCHEMA, "key": run.key, "config": run.config.described(), "provenance": {"date": ""}})
     runs = study.run(grid, train=False)
