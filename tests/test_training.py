@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny import SAMPLE_RATE, write_folder
 
 from capslib import corpora, features, models, paths, records, schedules, training
-from capslib.corpora import own
+from capslib.corpora.folder import source as folder_source
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
 from capslib.runs import Part, RunConfig, batches, load_parts
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_a_number_is_told(tmp_path):
     [
         ({"corpus": "fsd"}, r"unknown corpus 'fsd': did you mean 'fsdd'"),
         ({"corpus": "synth_gender:genre"}, r"unknown task of corpus 'synth_gender' 'genre': did you mean 'gender'"),
-        ({"corpus": "emodb"}, r"corpus 'emodb' is not here: .*emodb"),
+        ({"corpus": "emodb"}, r"corpus 'emodb' is not available: .*emodb"),
         ({"corpus": "folder:nothing"}, r"nothing is not there"),
         ({"split": "fold9"}, r"unknown split of corpus 'folder' 'fold9': did you mean 'fold"),
         ({"model": "capsnet"}, r"unknown model 'capsnet': did you mean 'caps'"),
@@ -420,7 +420,7 @@ def test_a_label_is_there_above_its_threshold():
 @pytest.fixture
 def several(monkeypatch) -> RunConfig:
     """The tiny corpus with two labels in place of three classes: "mid" is both, "high" and "low" are one each."""
-    made = own.source(paths.data() / "tones", "tones")
+    made = folder_source(paths.data() / "tones", "tones")
     task = dataclasses.replace(made.tasks["tones"], multi_label=True)
 
     def read(folder: Path):
@@ -580,7 +580,7 @@ def transfer(tones, monkeypatch, tmp_path) -> RunConfig:
     """A run with a source trained on another corpus of the same sample rate."""
     if not (tones / "chirps").is_dir():
         write_folder(tones / "chirps", clips_a_class=6, seed=7)
-    register(monkeypatch, dataclasses.replace(own.source(tones / "chirps", "chirps"), name="chirps"))
+    register(monkeypatch, dataclasses.replace(folder_source(tones / "chirps", "chirps"), name="chirps"))
     source = RunConfig("chirps:chirps", "fold1", "caps", (("capsule_features", 4),), epochs=1, batch_size=8)
     return dataclasses.replace(CONFIG, source=source, epochs=1)
 
@@ -651,7 +651,7 @@ def test_a_joined_network_reads_its_source(transfer):
     ],
 )
 def test_a_source_that_does_not_fit_is_told(changes, says, transfer, tones, monkeypatch):
-    low = dataclasses.replace(own.source(tones / "chirps", "low", sample_rate=8000), name="low", folder="chirps")
+    low = dataclasses.replace(folder_source(tones / "chirps", "low", sample_rate=8000), name="low", folder="chirps")
     register(monkeypatch, low)
     with pytest.raises(CapslibError, match=says):
         train(dataclasses.replace(transfer, source=dataclasses.replace(transfer.source, **changes)))

@@ -1,4 +1,4 @@
-"""Corpora: what there is to hear. ``load`` one by name, ask ``at_hand`` what is on this machine."""
+"""Corpora: ``load`` one by name, ask ``at_hand`` which are available. A new one is one new file in this folder."""
 
 from __future__ import annotations
 
@@ -9,30 +9,46 @@ import pkgutil
 from pathlib import Path
 
 from capslib import paths
+from capslib.corpora.folder import folder
+from capslib.corpora.folder import source as folder_source
 from capslib.corpora.splits import Split
-from capslib.corpora.table import Corpus, Source, Task, assemble
+from capslib.corpora.table import Archive, Budget, Corpus, Source, Task, assemble
 from capslib.errors import CapslibError, choose
 
-__all__ = ["Corpus", "Source", "Split", "Task", "at_hand", "find", "is_embedded", "load", "sources"]
+__all__ = [
+    "Archive",
+    "Budget",
+    "Corpus",
+    "Source",
+    "Split",
+    "Task",
+    "at_hand",
+    "find",
+    "folder",
+    "is_embedded",
+    "load",
+    "parse",
+    "sources",
+]
 
 
 @functools.cache
 def sources() -> dict[str, Source]:
     """Every corpus the project can read, by name: the ``SOURCES`` of each file in this folder."""
-    found: dict[str, Source] = {}
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
-        for source in getattr(importlib.import_module(f"{__name__}.{module.name}"), "SOURCES", ()):
-            found[source.name] = source
-    return found
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}
 
 
 def parse(key: str) -> tuple[Source, str]:
-    """("ased:gender" or "ased") to its source and task name; the first task is the default."""
+    """("ased:gender" or "ased") to its source and task name; the first task is the default.
+
+    Raises:
+        CapslibError: for an unknown corpus or task (with the nearest), or a "folder:NAME" that is not there.
+    """
     name, _, task = key.partition(":")
     if name == "folder" and task:
-        from capslib.corpora.own import source as own
-
-        return own(paths.data() / task, task), task
+        return folder_source(paths.data() / task, task), task
     if name == "folder":
         raise CapslibError("name your folder: 'folder:birds' for the folder birds/ in the data folder")
     source = sources()[choose(name, sources(), "corpus")]
@@ -48,7 +64,10 @@ def is_embedded(key: str) -> bool:
 def find(key: str) -> Path | None:
     """The folder of a corpus if its recordings are on this machine; embedded corpora are always at hand.
 
-    For a mixture, which ``load`` makes, it is the folder of its first source, if all of them are here.
+    For a mixture, which ``load`` makes, it is the folder of its first source, if all of them are available.
+
+    Raises:
+        CapslibError: for an unknown name, or if an embedded corpus cannot be made.
     """
     source, _ = parse(key)
     if source.made_from:
@@ -73,13 +92,14 @@ def load(key: str, task: str | None = None) -> Corpus:
         key: "fsdd", or with the task "ased:speaker".
         task: another way to name the task.
     Raises:
-        CapslibError: for an unknown name (with the nearest), or when its recordings are not here (with how to get them).
+        CapslibError: for an unknown name (with the nearest), or when its recordings are not available (with how to get
+            them) or cannot be used.
     """
     source, named = parse(f"{key}:{task}" if task else key)
     folder = source.make() if source.make else find(key)
     if folder is None:
         raise CapslibError(
-            f"corpus {source.name!r} is not here: there is no {source.folder}/ in the data folder "
+            f"corpus {source.name!r} is not available: there is no {source.folder}/ in the data folder "
             f"({'$CAPSLIB_DATA' if os.environ.get('CAPSLIB_DATA') else 'data/'}); "
             f"{source.how_to_get}"
         )
@@ -97,20 +117,8 @@ def at_hand(real: bool = True, embedded: bool = True, multi_label: bool = False)
     keys = []
     for name, source in sources().items():
         task, about = next(iter(source.tasks.items()))
-        made_here = is_embedded(name)
-        wanted = about.alone and about.multi_label == multi_label and (embedded if made_here else real)
-        if wanted and (made_here or find(name)):
-            keys.append((not made_here, f"{name}:{task}"))
+        synthetic = is_embedded(name)
+        wanted = about.alone and about.multi_label == multi_label and (embedded if synthetic else real)
+        if wanted and (synthetic or find(name)):
+            keys.append((not synthetic, f"{name}:{task}"))
     return [key for _, key in sorted(keys)]
-
-
-def folder(path: str | Path, **options: object) -> Corpus:
-    """Anybody's own recordings, wherever they lie: see ``capslib.corpora.own.source`` for the two layouts.
-
-    Raises:
-        CapslibError: if ``path`` is not there, or holds nothing that can be classified.
-    """
-    from capslib.corpora.own import source as own
-
-    made = own(Path(path), Path(path).stem, **options)
-    return assemble(made, Path(path).stem, Path(path) if Path(path).is_dir() else Path(path).parent)

@@ -25,7 +25,7 @@ from capslib import paths
 
 MINIMUM_SECONDS = 0.040  # one analysis frame of every paper
 _VERSION = 2
-_UNKNOWN = 2**62  # more frames than any file has: what libsndfile says when a header does not tell
+_UNKNOWN = 2**62  # more frames than any file has: what libsndfile gives where a header has no length
 _WIDER = {"PCM_24": "24-bit", "PCM_32": "32-bit", "FLOAT": "floating-point", "DOUBLE": "floating-point"}
 
 
@@ -152,6 +152,8 @@ def load(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: i
         files: the clips.
         labels: how each clip is named in lists of problems (its path inside the corpus).
         sample_rate: in hertz.
+    Raises:
+        CapslibError: if the cache cannot be written. Clips that cannot be used are listed in ``problems``.
     """
     manifest = [(label, *_stamp(file)) for label, file in zip(labels, files, strict=True)]
     key = hashlib.sha256(json.dumps([_VERSION, sample_rate, manifest]).encode()).hexdigest()[:16]

@@ -16,74 +16,47 @@ import tempfile
 import time
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from capslib import corpora, paths
+from capslib import corpora
 from capslib.corpora.layout import SUFFIXES
+from capslib.corpora.table import Archive
 from capslib.errors import CapslibError, choose
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError)
-
-
-@dataclass(frozen=True)
-class Archive:
-    """Where an archive is, and how it is known to be its owners'."""
-
-    file: str  # as a browser saves it
-    url: str
-    site: str  # for messages
-    doi: str = ""  # of the record that says the owner's checksum
-    checksum: str | None = None  # what that record says, for copies on a mirror
-    listing: Path | None = None  # SHA-256 of every clip: GitHub does not promise that an archive keeps its bytes
-    top: str = ""  # folder inside the archive that becomes the corpus's
-
-
-ARCHIVES = {
-    "fsdd": Archive(
-        file="free-spoken-digit-dataset-1.0.10.tar.gz",
-        url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",
-        site="GitHub",
-        listing=paths.root() / "data" / "checksums" / "fsdd.csv",
-        top="free-spoken-digit-dataset-1.0.10",
-    ),
-    "ravdess": Archive(
-        file="Audio_Speech_Actors_01-24.zip",
-        url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
-        site="Zenodo",
-        doi="10.5281/zenodo.1188976",
-        checksum="md5:bc696df654c87fed845eb13823edef8a",
-    ),
-}
 
 
 def fetch(name: str, into: Path, mirror: str | None = None) -> Path:
     """The folder with the clips of a corpus, downloaded into the data folder ``into`` unless it is there already.
 
     Args:
-        mirror: address of a folder with copies of the archives; by default ``$CAPSLIB_MIRROR``, or their owners' sites.
+        name: of the corpus.
+        into: the data folder; the archive itself stays in its ``archives/``.
+        mirror: address of a folder with copies of the archives; by default ``$CAPSLIB_MIRROR``, or the owners' sites.
     Raises:
-        CapslibError: without a connection, if a file is not the owners', or if the disk is full or read-only.
+        CapslibError: for a corpus without an address, without a connection, if a file is not the owners', or if the
+            disk is full or read-only.
     """
     source = corpora.sources()[choose(name, corpora.sources(), "corpus")]
-    if source.folder not in ARCHIVES:
+    archive, target = source.archive, into / source.folder
+    if archive is None:
         raise CapslibError(f"{name} cannot be downloaded: {source.how_to_get}")
-    archive, target, kept = ARCHIVES[source.folder], into / source.folder, into / "archives"
     if _clips(target):
         return target
+    file = into / "archives" / archive.file
     try:
-        kept.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         for killed in [old for old in into.glob(f".{source.folder}-*") if time.time() - old.stat().st_mtime > 86_400]:
             shutil.rmtree(killed, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=into, prefix=f".{source.folder}-") as scratch:
-            file, unpacked = kept / archive.file, Path(scratch) / "unpacked"
+            unpacked = Path(scratch) / "unpacked"
             if not file.is_file():
                 os.replace(_download(name, archive, Path(scratch), mirror or os.environ.get("CAPSLIB_MIRROR")), file)
             try:
                 _unpack(file, unpacked)
                 if archive.listing:
-                    _check(unpacked / archive.top, archive.listing)
+                    verify(unpacked / archive.top, archive.listing)
             except _DAMAGED as error:
                 file.unlink()
                 reason = error if isinstance(error, CapslibError) else "it is truncated or damaged"
@@ -120,8 +93,8 @@ def _download(name: str, archive: Archive, folder: Path, mirror: str | None) -> 
     except (ValueError, KeyError) as error:
         reason = f"what {site} sends is not its owners' archive ({' '.join(str(error).split())[:160]})"
     raise CapslibError(
-        f"{name} cannot be downloaded: {reason}; try later, or get {archive.url} by hand, put it into archives/ of the data "
-        f"folder as {archive.file}, and run this again"
+        f"{name} cannot be downloaded: {reason}; try later, or get {archive.url} by hand, put it into archives/ of the "
+        f"data folder as {archive.file}, and run this again"
     )
 
 
@@ -140,8 +113,15 @@ def _unpack(file: Path, into: Path) -> None:
         archive.extractall(into)
 
 
-def _check(folder: Path, listing: Path) -> None:
-    """Every clip is its owners', to the last bit, and there are no others."""
+def verify(folder: Path, listing: Path) -> None:
+    """Check that every clip in ``folder`` is its owners', to the last bit, and that there are no others.
+
+    Args:
+        folder: in which the paths of the listing lie.
+        listing: csv of path and SHA-256.
+    Raises:
+        CapslibError: naming the first file that is missing, different or not listed.
+    """
     listed = dict(line.split(",") for line in listing.read_text(encoding="utf-8").splitlines()[1:])
     for path in sorted(listed.keys() | _clips(folder)):
         digest = hashlib.sha256((folder / path).read_bytes()).hexdigest() if (folder / path).is_file() else "missing"

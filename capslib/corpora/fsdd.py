@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from capslib import paths
 from capslib.corpora.layout import clips, expected
 from capslib.corpora.splits import Split, by_fold, leave_one_group_out
-from capslib.corpora.table import Source, Task
+from capslib.corpora.table import Archive, Budget, Source, Task
 
 SPEAKERS_2018 = ("jackson", "nicolas", "theo")
 SPEAKERS_2020 = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+_ARCHIVE = Archive(
+    file="free-spoken-digit-dataset-1.0.10.tar.gz",
+    url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",
+    site="GitHub",
+    listing=paths.root() / "data" / "checksums" / "fsdd.csv",
+    top="free-spoken-digit-dataset-1.0.10",
+)
 
 
 def _read(folder: Path, speakers: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
@@ -29,7 +37,7 @@ def _rotate_speakers(table: pd.DataFrame) -> list[Split]:
     return leave_one_group_out(table, "speaker", validation=table["index"].astype(int) % 10 == 0)
 
 
-def _source(name: str, speakers: tuple[str, ...], task: Task) -> Source:
+def _source(name: str, speakers: tuple[str, ...], task: Task, full: Budget) -> Source:
     return Source(
         name=name,
         read=lambda folder: _read(folder, speakers),
@@ -40,6 +48,8 @@ def _source(name: str, speakers: tuple[str, ...], task: Task) -> Source:
         licence="CC BY-SA 4.0",
         homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
         how_to_get="run `make data`, or clone its repository to fsdd/ in the data folder",
+        archive=_ARCHIVE,
+        budgets={"full": full},
     )
 
 
@@ -56,6 +66,7 @@ SOURCES = (
             role="P0 FSDD",
             evidence="same corpus",
         ),
+        Budget(epochs=30, seeds=5),
     ),
     _source(
         "fsdd6",
@@ -64,9 +75,10 @@ SOURCES = (
             label="digit",
             group="speaker",
             interval_over="speaker",
-            splits=lambda table: by_fold(table.assign(fold=table["speaker"]), "speaker", "digit"),
+            splits=lambda table: by_fold(table, "speaker", "digit", fold="speaker"),
             protocol="one speaker of six tests, each in turn; one of the other five validates",
             evidence="stand-in",
         ),
+        Budget(epochs=10),
     ),
 )

@@ -1,22 +1,21 @@
-"""IEMOCAP: five sessions of a woman and a man in dialogue, 16 kHz; here the improvised dialogs alone, as in P1 and P2.
+"""IEMOCAP: five sessions of a woman and a man in dialogue, 16 kHz; only the improvised dialogs, as in P1 and P2.
 
-Layout: ``Session{k}/sentences/wav/{dialog}/{utterance}.wav``, where the last part of an utterance's name says who speaks
-(``_F000``, ``_M001``), and ``Session{k}/dialog/EmoEvaluation/{dialog}.txt``, where the raters' common label of each
-utterance is a line ``[start - end] utterance code [valence, activation, dominance]``. Scripted dialogs and the recordings
-of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy.
+Layout: ``Session{k}/sentences/wav/{dialog}/{utterance}.wav``, where the last part of an utterance's name says who
+speaks (``_F000``, ``_M001``), and ``Session{k}/dialog/EmoEvaluation/{dialog}.txt``, where the raters' common label of
+each utterance is a line ``[start - end] utterance code [valence, activation, dominance]``. Scripted dialogs and the
+recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from capslib import paths
 from capslib.corpora.layout import clips, some
-from capslib.corpora.splits import Split
+from capslib.corpora.splits import pairs
 from capslib.corpora.table import Source, Task
 from capslib.errors import CapslibError
 
@@ -46,9 +45,9 @@ _LABEL = re.compile(
 
 def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
     """Emotion by utterance, and what of the label files cannot be used."""
-    found, unreadable, without, torn = {}, [], [], set()
+    emotions, unreadable, without, torn = {}, [], [], set()
     for file in sorted(folder.rglob("Session*/dialog/EmoEvaluation/Ses*_impro*.txt")):
-        where, before = file.relative_to(folder).as_posix(), len(found)
+        where, before = file.relative_to(folder).as_posix(), len(emotions)
         try:
             text = file.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
@@ -58,18 +57,18 @@ def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
             match = _LABEL.fullmatch(line.strip())
             if match and match["code"] in EMOTIONS:
                 emotion = EMOTIONS[match["code"]]
-                if found.setdefault(match["utterance"], emotion) != emotion:
+                if emotions.setdefault(match["utterance"], emotion) != emotion:
                     torn.add(match["utterance"])
             elif line.startswith("[") or "Ses0" in line:  # the others are single raters' remarks
                 unreadable.append(f"{where}, line {number}")
-        if len(found) == before:
+        if len(emotions) == before:
             without.append(where)
     notes = (
         some(unreadable, "label line(s) cannot be read")
         + some(without, "label file(s) hold no label")
         + some(sorted(torn), "utterance(s) have two different labels and are not used")
     )
-    return pd.Series({name: emotion for name, emotion in found.items() if name not in torn}, dtype=object), notes
+    return pd.Series({name: emotion for name, emotion in emotions.items() if name not in torn}, dtype=object), notes
 
 
 def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -79,27 +78,27 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     table["emotion"] = table["utterance"].map(labels)
     table["speaker"] = "Ses0" + table["session"] + table["letter"]
     table["gender"] = table.pop("letter").map({"F": "female", "M": "male"})
-    here, bare = set(table["utterance"]), table["emotion"].isna()
+    bare = table["emotion"].isna()
     if len(table) and bare.all():
         raise CapslibError(
-            f"corpus 'iemocap': none of the {len(table)} improvised utterances in {paths.shown(folder)} has a label: put the "
-            "owners' text files into Session*/dialog/EmoEvaluation/"
+            f"corpus 'iemocap': none of the {len(table)} improvised utterances in {paths.shown(folder)} has a label: "
+            "put the owners' text files into Session*/dialog/EmoEvaluation/"
         )
     notes += unusable
-    notes += some([name for name in labels.index if name not in here], "labelled utterance(s) have no recording here")
+    notes += some(labels.index[~labels.index.isin(table["utterance"])], "labelled utterance(s) have no recording")
     notes += some(table.loc[bare, "path"], "improvised utterance(s) have no label and are not used")
     table = table[~bare]
     return table, notes + _incomplete(table)
 
 
 def _incomplete(table: pd.DataFrame) -> list[str]:
-    """What of P1's and P2's utterances is not here."""
+    """What of P1's and P2's utterances is not available."""
     used = table[table["emotion"].isin(COUNTS)]
     speakers = used.groupby("session")["speaker"].nunique()
     absent = [session for session in "12345" if session not in speakers.index]
     alone = sorted(speakers.index[speakers < 2])
     counts = {emotion: int((used["emotion"] == emotion).sum()) for emotion in COUNTS}
-    notes = [f"session(s) {', '.join(absent)} are not here"] if absent else []
+    notes = [f"session(s) {', '.join(absent)} are not available"] if absent else []
     notes += [f"session(s) {', '.join(alone)} have one speaker only: they train, and make no fold"] if alone else []
     if counts != COUNTS:
         ours = ", ".join(f"{counts[emotion]} of {number:,} {emotion}" for emotion, number in COUNTS.items())
@@ -107,33 +106,14 @@ def _incomplete(table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _sessions(tester: str) -> Callable[[pd.DataFrame], list[Split]]:
-    """One fold a session with both speakers: the one of gender ``tester`` tests, the other validates, the rest train."""
-
-    def splits(table: pd.DataFrame) -> list[Split]:
-        speakers = table.groupby("session")["speaker"].nunique()
-        made = []
-        for session in sorted(speakers.index[speakers == 2]):
-            inside, tests = table["session"] == session, table["gender"] == tester
-            parts = (~inside, inside & ~tests, inside & tests)
-            made.append(Split(f"session{session}", *(tuple(table.index[part]) for part in parts)))
-        if not made:
-            raise CapslibError(
-                "no session has utterances of both its speakers, and one has to validate while the other tests: add recordings"
-            )
-        return made
-
-    return splits
-
-
 def _task(tester: str, other: str, remark: str) -> Task:
     return Task(
         label="emotion",
         group="speaker",
         interval_over="speaker",
-        splits=_sessions(tester),
-        protocol=f"improvised dialogs; one fold a session: its {tester} speaker tests, its {other} one validates ({remark}), "
-        "the other sessions train, as in P1 and P2",
+        splits=lambda table: pairs(table, "session", "gender", tester),
+        protocol=f"improvised dialogs; one fold per session: its {tester} speaker tests, its {other} one validates "
+        f"({remark}), the other sessions train, as in P1 and P2",
         role="P0 IEMOCAP",
         evidence="same corpus",
         classes=tuple(sorted(COUNTS)),
@@ -155,7 +135,7 @@ SOURCES = (
         citation="C. Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, 2008",
         licence="for research, by agreement with its owners",
         homepage="https://sail.usc.edu/iemocap/",
-        how_to_get="ask its owners at sail.usc.edu/iemocap, and unpack IEMOCAP_full_release to iemocap/ in the data folder, so that "
-        "sentences/wav and dialog/EmoEvaluation of every session are there",
+        how_to_get="ask its owners at sail.usc.edu/iemocap, and unpack IEMOCAP_full_release to iemocap/ in the data "
+        "folder, so that sentences/wav and dialog/EmoEvaluation of every session are there",
     ),
 )

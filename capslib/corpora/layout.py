@@ -21,7 +21,7 @@ def clips(folder: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
         Table with the columns path and the named groups; and one sentence if some audio files bear other names.
     """
     compiled = re.compile(pattern)
-    rows, strange = [], []
+    rows, others = [], []
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
             continue
@@ -30,14 +30,14 @@ def clips(folder: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
         if match:
             rows.append({"path": relative.as_posix(), **match.groupdict()})
         else:
-            strange.append(relative.as_posix())
-    notes = [f"{len(strange)} audio file(s) bear other names and are not used, e.g. {strange[0]}"] if strange else []
+            others.append(relative.as_posix())
+    notes = [f"{len(others)} audio file(s) bear other names and are not used, e.g. {others[0]}"] if others else []
     return pd.DataFrame(rows, columns=["path", *compiled.groupindex]), notes
 
 
-def expected(found: int, of: int, what: str) -> list[str]:
-    """One sentence when an archive is not complete."""
-    return [f"{of - found} of {of} {what} are not here"] if found < of else []
+def expected(number: int, of: int, what: str) -> list[str]:
+    """One sentence when only ``number`` of an archive's ``of`` clips are available."""
+    return [f"{of - number} of {of} {what} are not available"] if number < of else []
 
 
 def some(things: Iterable[str], what: str) -> list[str]:

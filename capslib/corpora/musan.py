@@ -1,7 +1,8 @@
 """MUSAN: 109 hours of music, speech and noise, 2,016 files from seconds to minutes long, 16 kHz.
 
-Layout: ``{music,speech,noise}/{origin}/{kind}-{origin}-NNNN.wav``. No paper classifies it alone: P0 mixes its speech with its
-noise. A file is a recording of its own, but one reader or artist may have given several: see the owners' ANNOTATIONS.
+Layout: ``{music,speech,noise}/{origin}/{kind}-{origin}-NNNN.wav``. No paper classifies it alone: P0 mixes its speech
+with its noise. A file is a recording of its own, but one reader or artist may have given several: see the owners'
+ANNOTATIONS.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from capslib.corpora.layout import clips, expected
-from capslib.corpora.splits import Split, by_fold, grouped_folds
+from capslib.corpora.splits import Split, grouped_folds
 from capslib.corpora.table import Source, Task
 
 KINDS = ("music", "noise", "speech")
@@ -29,8 +30,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 def _folds(table: pd.DataFrame) -> list[Split]:
     """A recording that is there under two names stays together, whatever its names."""
     once = table.groupby("sha256")["recording"].transform("first")
-    table = table.assign(recording=once)
-    return by_fold(table.assign(fold=grouped_folds(table, "recording", "kind")), "recording", "kind")
+    return grouped_folds(table.assign(recording=once), "recording", "kind")
 
 
 SOURCES = (
@@ -44,8 +44,8 @@ SOURCES = (
                 group="recording",
                 interval_over="fold",
                 splits=_folds,
-                protocol="5 folds by file, each up to minutes long (one reader or artist may be on both sides); a seventh of the "
-                "other files validates",
+                protocol="5 folds by file, each up to minutes long (one reader or artist may be on both sides); "
+                "a seventh of the other files validates",
                 evidence="stand-in",
                 alone=False,
             )
@@ -54,6 +54,7 @@ SOURCES = (
         citation="D. Snyder, G. Chen and D. Povey, MUSAN: A Music, Speech, and Noise Corpus, arXiv:1510.08484, 2015",
         licence="public domain or Creative Commons, file by file: see its LICENSE files",
         homepage="https://www.openslr.org/17/",
-        how_to_get="unpack musan.tar.gz from openslr.org/17 to musan/ in the data folder, so that music/, speech/ and noise/ are there",
+        how_to_get="unpack musan.tar.gz from openslr.org/17 to musan/ in the data folder, "
+        "so that music/, speech/ and noise/ are there",
     ),
 )

@@ -1,7 +1,7 @@
 """Synthetic noise: eight kinds of machine-made sound without speech or music, for the embedded mixtures.
 
-Every recording draws its own frequencies, rates and bandwidths; everything is double precision, rounded to 16 bits at the
-end, so that the clips are the same on every machine.
+Every recording draws its own frequencies, rates and bandwidths; everything is double precision, rounded to 16 bits at
+the end, so that the clips are the same on every machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.signal import butter, sosfilt
 
 from capslib import paths
 from capslib.corpora.layout import clips
-from capslib.corpora.splits import Split, by_fold, grouped_folds
+from capslib.corpora.splits import grouped_folds
 from capslib.corpora.synthetic import SAMPLE_RATE, make_once, write_clip
 from capslib.corpora.table import Source, Task
 
@@ -97,22 +97,17 @@ def _fill(folder: Path) -> None:
         for number in range(_RECORDINGS):
             played = play(random)
             played = played / np.sqrt(np.mean(played**2)) + 0.03 * random.standard_normal(len(played))
-            write_clip(
-                folder / f"{sound}_{number:02d}.flac", played * min(0.1, 0.9 / np.abs(played).max()), SAMPLE_RATE
-            )
+            played *= min(0.1, 0.9 / np.abs(played).max())
+            write_clip(folder / f"{sound}_{number:02d}.flac", played, SAMPLE_RATE)
 
 
 def _make() -> Path:
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    return make_once(paths.cache() / "synthetic" / f"{_NAME}-{recipe}", _fill)
+    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    return make_once(paths.cache() / "synthetic" / f"{_NAME}-{version}", _fill)
 
 
 def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     return clips(folder, r"(?P<recording>(?P<sound>[a-z]+)_\d+)")
-
-
-def _folds(table: pd.DataFrame) -> list[Split]:
-    return by_fold(table.assign(fold=grouped_folds(table, "recording", "sound", 3)), "recording", "sound")
 
 
 SOURCES = (
@@ -125,7 +120,7 @@ SOURCES = (
                 label="sound",
                 group="recording",
                 interval_over="fold",
-                splits=_folds,
+                splits=lambda table: grouped_folds(table, "recording", "sound", 3),
                 protocol="3 folds by recording; a seventh of the other recordings validates",
                 evidence="synthetic",
                 alone=False,

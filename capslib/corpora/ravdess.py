@@ -1,7 +1,7 @@
 """RAVDESS speech: 24 actors (odd numbers male), 8 emotions, two sentences, 48 kHz.
 
-Layout: ``Actor_NN/MM-VV-EE-II-SS-RR-AA.wav`` (modality, vocal channel, emotion, intensity, statement, repetition, actor).
-Only audio-only speech (03-01) is read: the sound of the video files is the same recording again.
+Layout: ``Actor_NN/MM-VV-EE-II-SS-RR-AA.wav`` (modality, vocal channel, emotion, intensity, statement, repetition,
+actor). Only audio-only speech (03-01) is read: the sound of the video files is the same recording again.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from capslib.corpora.layout import clips, expected
-from capslib.corpora.splits import Split, by_fold, grouped_folds
-from capslib.corpora.table import Source, Task
+from capslib.corpora.splits import grouped_folds
+from capslib.corpora.table import Archive, Budget, Source, Task
 
 EMOTIONS = {
     "01": "neutral",
@@ -29,15 +29,12 @@ EMOTIONS = {
 def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     table, notes = clips(
         folder,
-        r"(?:.*/)?Actor_\d\d/03-01-(?P<code>0[1-8])-(?P<intensity>\d\d)-(?P<statement>\d\d)-(?P<repetition>\d\d)-(?P<actor>\d\d)",
+        r"(?:.*/)?Actor_\d\d/03-01-(?P<code>0[1-8])-(?P<intensity>\d\d)-(?P<statement>\d\d)"
+        r"-(?P<repetition>\d\d)-(?P<actor>\d\d)",
     )
     table["emotion"] = table["code"].map(EMOTIONS)
     table["gender"] = (table["actor"].astype(int) % 2).map({1: "male", 0: "female"})
     return table, notes + expected(len(table), 1_440, "speech clips")
-
-
-def _folds(table: pd.DataFrame) -> list[Split]:
-    return by_fold(table.assign(fold=grouped_folds(table, "actor", "gender")), "actor", "gender")
 
 
 def _task(role: str, evidence: str, classes: tuple[str, ...]) -> Task:
@@ -45,7 +42,7 @@ def _task(role: str, evidence: str, classes: tuple[str, ...]) -> Task:
         label="emotion",
         group="actor",
         interval_over="actor",
-        splits=_folds,
+        splits=lambda table: grouped_folds(table, "actor", "gender"),
         protocol="5 folds by actor, men and women spread evenly; about 3 of the other actors validate",
         role=role,
         evidence=evidence,
@@ -64,9 +61,19 @@ SOURCES = (
             "emotion8": _task("", "stand-in", tuple(sorted(EMOTIONS.values()))),
         },
         sample_rate=16_000,
-        citation="S. R. Livingstone and F. A. Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, 2018",
+        citation="S. R. Livingstone and F. A. Russo, "
+        "The Ryerson Audio-Visual Database of Emotional Speech and Song, 2018",
         licence="CC BY-NC-SA 4.0",
         homepage="https://zenodo.org/records/1188976",
-        how_to_get="run `make data CORPORA=ravdess`, or unpack Audio_Speech_Actors_01-24.zip to ravdess/ in the data folder",
+        how_to_get="run `make data CORPORA=ravdess`, "
+        "or unpack Audio_Speech_Actors_01-24.zip to ravdess/ in the data folder",
+        archive=Archive(
+            file="Audio_Speech_Actors_01-24.zip",
+            url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
+            site="Zenodo",
+            doi="10.5281/zenodo.1188976",
+            checksum="md5:bc696df654c87fed845eb13823edef8a",
+        ),
+        budgets={"full": Budget(epochs=15, batch_size=16)},
     ),
 )

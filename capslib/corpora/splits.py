@@ -1,4 +1,4 @@
-"""Protocols: which clips train, which choose, which test; and the proof that nothing straddles.
+"""Protocols: which clips train, validate and test; and the proof that nothing straddles.
 
 Every function here is deterministic and sees labels and groups only. A group (speaker, source recording)
 lies whole in one part; where a protocol cannot have that for validation, the split says so.
@@ -7,7 +7,7 @@ lies whole in one part; where a protocol cannot have that for validation, the sp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,30 +36,49 @@ class Split:
     validation_shares_groups: bool = False
 
 
+def _split(table: pd.DataFrame, name: str, validation: pd.Series, test: pd.Series, shares: bool = False) -> Split:
+    """A split from two masks by item: the clips of neither train."""
+    parts = (~(validation | test), validation, test)
+    return Split(name, *(tuple(table.index[part]) for part in parts), validation_shares_groups=shares)
+
+
 def leave_one_group_out(table: pd.DataFrame, group: str, validation: pd.Series) -> list[Split]:
-    """One fold a group; ``validation`` (bool, by item) marks which of the other clips choose."""
-    splits = []
-    for name in sorted(table[group].unique()):
-        test = table[group] == name
-        splits.append(
-            Split(
-                str(name),
-                tuple(table.index[~test & ~validation]),
-                tuple(table.index[~test & validation]),
-                tuple(table.index[test]),
-                validation_shares_groups=True,
-            )
+    """One fold per group; ``validation`` (bool, by item) marks which clips of the other groups validate."""
+    tests = {str(name): table[group] == name for name in sorted(table[group].unique())}
+    return [_split(table, name, validation & ~test, test, shares=True) for name, test in tests.items()]
+
+
+def pairs(table: pd.DataFrame, pair: str, who: str, tester: str) -> list[Split]:
+    """One fold per pair of speakers: one of the two tests, the other validates, and all other clips train.
+
+    A pair of which only one speaker has clips makes no fold: its clips train in all folds.
+
+    Args:
+        table: clips.
+        pair: column that numbers the pairs; its name and value name the fold, as "session1".
+        who: column that tells the two speakers of a pair apart, as "gender".
+        tester: value of ``who`` of the speaker that tests.
+    Raises:
+        CapslibError: if no pair has clips of both its speakers.
+    """
+    speakers = table.groupby(pair)[who].nunique()
+    numbers = sorted(speakers.index[speakers == 2])
+    if not numbers:
+        raise CapslibError(
+            f"no {pair} has clips of both its speakers, and one has to validate while the other tests: add recordings"
         )
-    return splits
+    tests = table[who] == tester
+    masks = {f"{pair}{number}": table[pair] == number for number in numbers}
+    return [_split(table, name, inside & ~tests, inside & tests) for name, inside in masks.items()]
 
 
 def _cut(part: pd.DataFrame, group: str, stratify: str, at_most: int) -> list[np.ndarray]:
-    """Positions of each fold: as many folds as asked for, fewer where a subset of an archive has too few groups or clips."""
+    """Positions of each fold: as many folds as ``at_most``, fewer where there are too few groups or clips."""
     groups, clips = part[group].nunique(), int(part[stratify].value_counts().max())
     if min(groups, clips) < 2:
         raise CapslibError(
-            f"{groups} {group}(s) with at most {clips} clip(s) a class cannot be split into training, validation and test: "
-            "add recordings"
+            f"{groups} {group}(s) with at most {clips} clip(s) per class cannot be split into training, validation "
+            "and test: add recordings"
         )
     cut = StratifiedGroupKFold(n_splits=min(at_most, groups, clips))
     with warnings.catch_warnings():  # a rare class cannot be in every fold; `check` refuses what a result depends on
@@ -67,53 +86,49 @@ def _cut(part: pd.DataFrame, group: str, stratify: str, at_most: int) -> list[np
         return [test for _, test in cut.split(part, part[stratify], part[group])]
 
 
-def grouped_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 5) -> pd.Series:
-    """Number the folds 1..num_folds (fewer in a small subset) so that groups stay whole and the classes of ``stratify``
-    are spread evenly."""
-    folds = pd.Series(0, index=table.index)
-    for number, test in enumerate(_cut(table, group, stratify, num_folds), start=1):
-        folds.iloc[test] = number
-    return folds
-
-
-def hold_out_groups(table: pd.DataFrame, ids: Sequence[str], group: str, stratify: str) -> tuple[str, ...]:
-    """Whole groups for validation: about a seventh of ``ids``; two groups of eight, one where there are fewer."""
-    part = table.loc[list(ids)]
-    num_groups = part[group].nunique()
-    num_cuts = min(7, num_groups // 2) if num_groups >= 8 else num_groups
-    chosen = next(test for test in _cut(part, group, stratify, num_cuts) if len(test))
-    return tuple(part.index[chosen])
-
-
 def by_fold(table: pd.DataFrame, group: str, stratify: str, fold: str = "fold") -> list[Split]:
-    """One split a value of the column ``fold``; validation is held out by group from the other folds.
+    """One split per value of the column ``fold``; about a seventh of the other folds' groups validates.
 
-    Numbered folds are called "fold1"; others (a speaker, a sentence) bear the value's own name.
+    Whole groups validate: two of eight, one where there are fewer. Numbered folds are called "fold1"; others (a
+    speaker, a sentence) bear the value's own name.
+
+    Raises:
+        CapslibError: if the other folds have fewer than two groups.
     """
     splits = []
     for number in sorted(table[fold].unique()):
-        rest = table.index[table[fold] != number]
-        if table.loc[rest, group].nunique() < 2:
+        test = table[fold] == number
+        rest = table[~test]
+        num_groups = rest[group].nunique()
+        if num_groups < 2:
             raise CapslibError(f"only one {group} is left for training when fold {number} is the test: add recordings")
-        validation = hold_out_groups(table, rest, group, stratify)
-        held = set(validation)
-        splits.append(
-            Split(
-                number if isinstance(number, str) else f"fold{number}",
-                tuple(i for i in rest if i not in held),
-                validation,
-                tuple(table.index[table[fold] == number]),
-            )
-        )
+        num_cuts = min(7, num_groups // 2) if num_groups >= 8 else num_groups
+        chosen = next(cut for cut in _cut(rest, group, stratify, num_cuts) if len(cut))
+        validation = pd.Series(table.index.isin(rest.index[chosen]), table.index)
+        splits.append(_split(table, number if isinstance(number, str) else f"fold{number}", validation, test))
     return splits
 
 
-def clip_folds(table: pd.DataFrame, label: str, num_folds: int = 5) -> pd.Series:
-    """Folds by clip, for data without groups: results are for the same speakers and rooms, never for new ones."""
+def _numbered(table: pd.DataFrame, cuts: Iterable[np.ndarray], group: str, stratify: str) -> list[Split]:
     folds = pd.Series(0, index=table.index)
-    for number, (_, test) in enumerate(StratifiedKFold(n_splits=num_folds).split(table, table[label]), start=1):
+    for number, test in enumerate(cuts, start=1):
         folds.iloc[test] = number
-    return folds
+    return by_fold(table.assign(fold=folds), group, stratify)
+
+
+def grouped_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 5) -> list[Split]:
+    """``by_fold`` over folds 1 to ``num_folds`` that keep groups whole and spread the values of ``stratify`` evenly.
+
+    Raises:
+        CapslibError: if there are too few groups or clips; a small subset of an archive gives fewer folds.
+    """
+    return _numbered(table, _cut(table, group, stratify, num_folds), group, stratify)
+
+
+def clip_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 5) -> list[Split]:
+    """``by_fold`` over folds by clip, where every clip is a group: results say nothing of new speakers and rooms."""
+    cuts = StratifiedKFold(n_splits=num_folds).split(table, table[stratify])
+    return _numbered(table, (test for _, test in cuts), group, stratify)
 
 
 def check(table: pd.DataFrame, splits: Sequence[Split], label: str, group: str, corpus: str) -> None:
@@ -134,8 +149,9 @@ def check(table: pd.DataFrame, splits: Sequence[Split], label: str, group: str, 
         if missing:
             groups = table.loc[table[label] == missing[0], group].unique()
             raise CapslibError(
-                f"{where}: class {missing[0]!r} has no training clip left, because all its clips come from {len(groups)} "
-                f"{group}(s) ({', '.join(map(str, groups[:3]))}): add clips of that class from another {group}"
+                f"{where}: class {missing[0]!r} has no training clip left, because all its clips come from "
+                f"{len(groups)} {group}(s) ({', '.join(map(str, groups[:3]))}): add clips of that class from another "
+                f"{group}"
             )
         owner = pd.concat([pd.Series(part, index=ids) for part, ids in parts.items()])
         if owner.index.has_duplicates:
@@ -151,6 +167,6 @@ def check(table: pd.DataFrame, splits: Sequence[Split], label: str, group: str, 
                 first = same.iloc[0]
                 other = same[same["part"] != first["part"]].iloc[0]
                 raise CapslibError(
-                    f"{where}: clips {first.name!r} ({first['part']}) and {other.name!r} ({other['part']}) are the same "
-                    f"recording: remove one of them, or give both one {group}"
+                    f"{where}: clips {first.name!r} ({first['part']}) and {other.name!r} ({other['part']}) are the "
+                    f"same recording: remove one of them, or give both one {group}"
                 )

@@ -1,9 +1,9 @@
 """Embedded corpora: synthetic speech by eSpeak NG, so that a fresh clone has something to train on.
 
 They stand for nobody's recordings: rows that come from them are labelled *synthetic*. Voices play the part of speakers.
-Every clip is mixed with white noise at a drawn signal-to-noise ratio, or the tasks would be too easy to tell systems apart.
-The clips are the same on every machine: eSpeak's own noise is seeded, a corpus is made in one order in a process of its
-own, and everything after it is double precision, rounded to 16 bits at the end.
+Every clip is mixed with white noise at a drawn signal-to-noise ratio, or the tasks would be too easy to tell systems
+apart. The clips are the same on every machine: eSpeak's own noise is seeded, a corpus is made in one order in a process
+of its own, and everything after it is double precision, rounded to 16 bits at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from scipy.signal import resample_poly
 
 from capslib import paths
 from capslib.corpora.layout import clips
-from capslib.corpora.splits import by_fold, grouped_folds
-from capslib.corpora.table import Source, Task
+from capslib.corpora.splits import grouped_folds
+from capslib.corpora.table import Budget, Source, Task
 from capslib.errors import CapslibError
 
 SAMPLE_RATE = 8_000
@@ -111,7 +111,7 @@ def _clean(random: np.random.Generator) -> Iterator[Utterance]:
     return (replace(utterance, snr=math.inf) for utterance in _genders(random))
 
 
-_RECIPES: dict[str, Callable[[np.random.Generator], Iterator[Utterance]]] = {
+_UTTERANCES: dict[str, Callable[[np.random.Generator], Iterator[Utterance]]] = {
     "synth_digits": _digits,
     "synth_gender": _genders,
     "synth_emotion": _emotions,
@@ -156,12 +156,19 @@ def make_once(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def synthesize(name: str, folder: Path) -> None:
-    """Write all clips of one corpus as FLAC into ``folder``; run in a process of its own for the same samples each time."""
+    """Write all clips of one corpus as FLAC into ``folder``.
+
+    Only in a process of its own are the samples the same each time: eSpeak remembers what it said before.
+
+    Raises:
+        CapslibError: if eSpeak NG does not start or lacks a voice.
+        OSError: if the disk is full.
+    """
     from capslib.corpora.espeak import Espeak, Prosody
 
     speaker = Espeak()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(name.encode(), "little")))
-    for number, what in enumerate(_RECIPES[name](random)):
+    for number, what in enumerate(_UTTERANCES[name](random)):
         prosody = Prosody(int(what.rate), int(what.pitch), int(what.pitch_range), int(what.volume))
         spoken = speaker.say(what.text, what.voice, prosody, seed=number).astype(np.float64) / 32768
         loud = np.flatnonzero(np.abs(spoken) > 0.01)
@@ -177,8 +184,8 @@ def make(name: str) -> Path:
     Raises:
         CapslibError: if the synthesizer fails or the cache cannot be written.
     """
-    here = Path(__file__)
-    recipe = hashlib.sha256(here.read_bytes() + here.with_name("espeak.py").read_bytes()).hexdigest()[:12]
+    code = [Path(__file__).with_name(file).read_bytes() for file in ("synthetic.py", "espeak.py")]
+    version = hashlib.sha256(b"".join(code)).hexdigest()[:12]
 
     def fill(unfinished: Path) -> None:
         command = [sys.executable, "-m", "capslib.corpora.synthetic", name, str(unfinished)]
@@ -187,10 +194,10 @@ def make(name: str) -> Path:
             reason = (done.stderr.strip().splitlines() or ["the synthesizer crashed"])[-1]
             raise CapslibError(f"corpus {name!r} could not be synthesized: {reason}")
 
-    return make_once(paths.cache() / "synthetic" / f"{name}-{recipe}", fill)
+    return make_once(paths.cache() / "synthetic" / f"{name}-{version}", fill)
 
 
-def _source(name: str, label: str, num_folds: int, what: str, alone: bool = True) -> Source:
+def _source(name: str, label: str, what: str, budgets: Mapping[str, Budget], alone: bool = True) -> Source:
     def read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         return clips(folder, rf"(?P<{label}>[a-z0-9]+)_(?P<voice>[a-z0-9]+)_(?P<index>\d+)")
 
@@ -198,10 +205,8 @@ def _source(name: str, label: str, num_folds: int, what: str, alone: bool = True
         label=label,
         group="voice",
         interval_over="voice",
-        splits=lambda table: by_fold(
-            table.assign(fold=grouped_folds(table, "voice", label, num_folds)), "voice", label
-        ),
-        protocol=f"{num_folds} folds by voice; one or two other voices validate",
+        splits=lambda table: grouped_folds(table, "voice", label, 3),
+        protocol="3 folds by voice; one or two other voices validate",
         evidence="synthetic",
         alone=alone,
     )
@@ -215,15 +220,26 @@ def _source(name: str, label: str, num_folds: int, what: str, alone: bool = True
         licence="made here; eSpeak NG is GPL-3.0",
         homepage="https://github.com/espeak-ng/espeak-ng",
         how_to_get="made on first use",
+        budgets=budgets,
         make=lambda: make(name),
     )
 
 
 SOURCES = (
-    _source("synth_digits", "digit", 3, "ten digits, twelve voices"),
-    _source("synth_gender", "gender", 3, "two genders, twenty-four voices, eight sentences"),
-    _source("synth_emotion", "emotion", 3, "four caricatures of emotional prosody, ten voices, eight sentences"),
-    _source("synth_speech", "gender", 3, "the voices and sentences of synth_gender without noise", alone=False),
+    _source("synth_digits", "digit", "ten digits, twelve voices", {"quick": Budget(epochs=12, batch_size=16)}),
+    _source(
+        "synth_gender",
+        "gender",
+        "two genders, twenty-four voices, eight sentences",
+        {"quick": Budget(epochs=6, batch_size=16)},
+    ),
+    _source(
+        "synth_emotion",
+        "emotion",
+        "four caricatures of emotional prosody, ten voices, eight sentences",
+        {"quick": Budget(epochs=12, batch_size=16, max_splits=2)},
+    ),
+    _source("synth_speech", "gender", "the voices and sentences of synth_gender without noise", {}, alone=False),
 )
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from capslib.corpora import splits as protocols
 from capslib.corpora.splits import Split
 from capslib.errors import CapslibError, choose
 
-EVIDENCE = ("same corpus", "stand-in", "own data", "synthetic", "not here")
+EVIDENCE = ("same corpus", "stand-in", "own data", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Task:
         splits: from the table to the protocol's splits.
         classes: those of the archive's labels that the task uses; None for all.
         role: in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it).
-        evidence: one of "same corpus", "stand-in", "own data", "synthetic".
+        evidence: one of ``EVIDENCE``: whose recordings they are, beside those of the paper.
         protocol: one sentence for the reader.
         multi_label: a clip can have several classes at once; its label is those it has, sorted and joined by "+".
         alone: classified for its own sake; False for corpora that are there to be mixed.
@@ -52,8 +52,51 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """Where the owners of a corpus let anyone download it, and how a download is known to be theirs.
+
+    Attributes:
+        file: name of the archive, as a browser saves it.
+        url: its address.
+        site: of the owners, for messages.
+        doi: of the record that states the owners' checksum ("" if there is none).
+        checksum: what that record states, "md5:..."; it is used for copies on a mirror.
+        listing: csv of path and SHA-256 of every clip, where the owners' site (as GitHub) does not promise that an
+            archive keeps its bytes; None to trust the checksum alone.
+        top: folder inside the archive that becomes the corpus's ("" for the archive itself).
+    """
+
+    file: str
+    url: str
+    site: str
+    doi: str = ""
+    checksum: str | None = None
+    listing: Path | None = None
+    top: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much training one corpus gets in a profile; the same for every system.
+
+    Attributes:
+        epochs: of training.
+        seeds: how many, from 0.
+        batch_size: clips.
+        max_splits: folds, from the first; None for all.
+        max_train_clips: None for all.
+    """
+
+    epochs: int = 30
+    seeds: int = 1
+    batch_size: int = 32
+    max_splits: int | None = None
+    max_train_clips: int | None = None
+
+
+@dataclass(frozen=True)
 class Source:
-    """How one archive is read: a new corpus is one file with one of these in its ``SOURCES``.
+    """Everything about one archive: a new corpus is one file with one of these in its ``SOURCES``.
 
     Attributes:
         name: the key by which it is loaded.
@@ -63,6 +106,8 @@ class Source:
         tasks: by name; the first is the default.
         sample_rate: in hertz; other rates are resampled to it.
         citation, licence, homepage, how_to_get: for the reader.
+        archive: where to download it; None if its owners have to be asked.
+        budgets: of training, by profile; a profile that is not named has the study's default (``study.grids.BUDGETS``).
         make: writes the folder itself (embedded corpora and mixtures); None for recordings.
         made_from: names of the corpora that a mixture needs.
     """
@@ -76,6 +121,8 @@ class Source:
     licence: str
     homepage: str
     how_to_get: str
+    archive: Archive | None = None
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
     make: Callable[[], Path] | None = None
     made_from: tuple[str, ...] = ()
 
@@ -131,14 +178,22 @@ class Corpus:
         return self.decoded.sample_rate
 
     def audio(self, item: str) -> np.ndarray:
-        """Samples of one clip, float32 in [-1, 1), shape (n,)."""
-        choose_item = self.table["row"].get(item)
-        if choose_item is None:
+        """Samples of one clip, float32 in [-1, 1), shape (n,).
+
+        Raises:
+            CapslibError: for an unknown id.
+        """
+        row = self.table["row"].get(item)
+        if row is None:
             raise CapslibError(f"corpus {self.name!r} has no clip {item!r}: its ids are in .table.index")
-        return self.decoded[int(choose_item)].astype(np.float32) / 32768.0
+        return self.decoded[int(row)].astype(np.float32) / 32768.0
 
     def split(self, name: str) -> Split:
-        """The split called ``name``."""
+        """The split called ``name``.
+
+        Raises:
+            CapslibError: for an unknown name (with the nearest).
+        """
         names = [split.name for split in self.splits]
         return self.splits[names.index(choose(name, names, f"split of corpus {self.name!r}"))]
 
@@ -152,7 +207,7 @@ class Corpus:
         return digest.hexdigest()[:16]
 
     def split_fingerprint(self, name: str) -> str:
-        """SHA-256 (16 digits) over the data and which clips train, validate and test."""
+        """SHA-256 (16 digits) over the data and which clips train, validate and test in the split ``name``."""
         split = self.split(name)
         parts = [self.fingerprint, split.train, split.validation, split.test]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -191,7 +246,7 @@ class Corpus:
         }
 
     def summary(self) -> pd.DataFrame:
-        """Clips, groups and seconds a class."""
+        """Clips, groups and seconds of each class, one row per class."""
         grouped = self.table.groupby("label")
         return pd.DataFrame(
             {

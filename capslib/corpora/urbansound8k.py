@@ -12,7 +12,7 @@ import pandas as pd
 
 from capslib.corpora.layout import clips, expected
 from capslib.corpora.splits import by_fold
-from capslib.corpora.table import Source, Task
+from capslib.corpora.table import Budget, Source, Task
 
 CLASSES = (
     "air_conditioner",
@@ -35,7 +35,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     table["fold"] = table["fold"].astype(int)
     table["sound"] = table["code"].astype(int).map(dict(enumerate(CLASSES)))
     absent = sorted(set(range(1, 11)) - set(table["fold"]))
-    notes += [f"official folds {', '.join(map(str, absent))} are not here"] if absent else []
+    notes += [f"official folds {', '.join(map(str, absent))} are not available"] if absent else []
     return table, notes + expected(len(table), 8_732, "excerpts")
 
 
@@ -59,6 +59,8 @@ SOURCES = (
         citation="J. Salamon, C. Jacoby and J. P. Bello, A Dataset and Taxonomy for Urban Sound Research, ACM MM 2014",
         licence="CC BY-NC 3.0",
         homepage="https://urbansounddataset.weebly.com/urbansound8k.html",
-        how_to_get="unpack UrbanSound8K.tar.gz to urbansound8k/ in the data folder, so that urbansound8k/audio/ holds the folds",
+        how_to_get="unpack UrbanSound8K.tar.gz to urbansound8k/ in the data folder, "
+        "so that urbansound8k/audio/ holds the folds",
+        budgets={"full": Budget(epochs=12, batch_size=16)},
     ),
 )

@@ -1,8 +1,9 @@
 """CSTR VCTK Corpus: some 400 read sentences of each of 109 speakers of English (110 in release 0.92), 48 kHz.
 
 Layouts: release 0.92 ``wav48_silence_trimmed/pXXX/pXXX_NNN_mic1.flac`` (``mic2`` is the same clip through a second
-microphone and is not read), and older ones ``wav48/pXXX/pXXX_NNN.wav``. ``speaker-info.txt`` has the columns ID, AGE, GENDER,
-ACCENTS, REGION and COMMENTS; older releases write the ID without its p, and leave out p280: P0's unspecified speaker.
+microphone and is not read), and older ones ``wav48/pXXX/pXXX_NNN.wav``. ``speaker-info.txt`` has the columns ID, AGE,
+GENDER, ACCENTS, REGION and COMMENTS; older releases write the ID without its p, and leave out p280: P0's unspecified
+speaker.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 
 from capslib import paths
 from capslib.corpora.layout import clips, some
-from capslib.corpora.splits import Split, by_fold, grouped_folds
+from capslib.corpora.splits import grouped_folds
 from capslib.corpora.table import Source, Task
 from capslib.errors import CapslibError
 
@@ -32,8 +33,8 @@ def _genders(folder: Path) -> tuple[dict[str, str], list[str]]:
     files = sorted(folder.rglob("speaker-info.txt"))
     if not files:
         raise CapslibError(
-            f"corpus 'vctk': {paths.shown(folder)} has clips but no speaker-info.txt, which says who is a man or a woman: "
-            "put the owners' file there"
+            f"corpus 'vctk': {paths.shown(folder)} has clips but no speaker-info.txt, which says who is a man or a "
+            "woman: put the owners' file there"
         )
     genders, unreadable = {}, []
     for file in files:
@@ -55,7 +56,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     trimmed = table["trimmed"].notna()
     older = table[~trimmed]
     if trimmed.any():
-        notes += some(older["path"], "clip(s) of an older release are not used, because release 0.92 is here too")
+        notes += some(older["path"], "clip(s) of an older release are not used, because release 0.92 is there too")
         older = older[:0]
     first = pd.concat([older, table[table["microphone"] == "1"]])
     second = table[table["microphone"] == "2"]
@@ -70,8 +71,8 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     unknown = table.loc[table["gender"].isna(), "speaker"].value_counts().sort_index()
     if len(table) and table["gender"].isna().all():
         raise CapslibError(
-            f"corpus 'vctk': speaker-info.txt in {paths.shown(folder)} gives the gender of none of the {len(unknown)} speaker(s) "
-            "with clips: put the owners' file there"
+            f"corpus 'vctk': speaker-info.txt in {paths.shown(folder)} gives the gender of none of the {len(unknown)} "
+            "speaker(s) with clips: put the owners' file there"
         )
     notes += unusable
     notes += some(
@@ -79,19 +80,12 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         "speaker(s) without a gender in speaker-info.txt are left out",
     )
     table = table[table["gender"].notna()]
-    present = set(table["speaker"])
-    notes += some(
-        [name for name in sorted(genders) if name not in present], "speaker(s) of speaker-info.txt have no clip here"
-    )
-    found = table.groupby("gender")["speaker"].nunique().to_dict()
-    if found != SPEAKERS:
-        ours = " and ".join(f"{found.get(gender, 0)} {gender}" for gender in SPEAKERS)
-        notes.append(f"{ours} speakers are here, P0 counts {SPEAKERS['male']} and {SPEAKERS['female']}")
+    notes += some(sorted(genders.keys() - set(table["speaker"])), "speaker(s) of speaker-info.txt have no clip")
+    counts = table.groupby("gender")["speaker"].nunique().to_dict()
+    if counts != SPEAKERS:
+        ours = " and ".join(f"{counts.get(gender, 0)} {gender}" for gender in SPEAKERS)
+        notes.append(f"{ours} speakers are available, P0 counts {SPEAKERS['male']} and {SPEAKERS['female']}")
     return table, notes
-
-
-def _folds(table: pd.DataFrame) -> list[Split]:
-    return by_fold(table.assign(fold=grouped_folds(table, "speaker", "gender")), "speaker", "gender")
 
 
 SOURCES = (
@@ -104,18 +98,19 @@ SOURCES = (
                 label="gender",
                 group="speaker",
                 interval_over="speaker",
-                splits=_folds,
-                protocol="5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; speakers "
-                "without a gender are left out",
+                splits=lambda table: grouped_folds(table, "speaker", "gender"),
+                protocol="5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; "
+                "speakers without a gender are left out",
                 role="P0 VCTK",
                 evidence="same corpus",
             )
         },
         sample_rate=16_000,
-        citation="J. Yamagishi, C. Veaux and K. MacDonald, CSTR VCTK Corpus, University of Edinburgh, doi:10.7488/ds/2645",
+        citation="J. Yamagishi, C. Veaux and K. MacDonald, CSTR VCTK Corpus, University of Edinburgh, "
+        "doi:10.7488/ds/2645",
         licence="CC BY 4.0 (release 0.92), ODC-By (older ones)",
         homepage="https://datashare.ed.ac.uk/handle/10283/3443",
-        how_to_get="unpack VCTK-Corpus-0.92.zip from datashare.ed.ac.uk to vctk/ in the data folder, so that speaker-info.txt and "
-        "wav48_silence_trimmed/ (or wav48/ of an older release) are there",
+        how_to_get="unpack VCTK-Corpus-0.92.zip from datashare.ed.ac.uk to vctk/ in the data folder, so that "
+        "speaker-info.txt and wav48_silence_trimmed/ (or wav48/ of an older release) are there",
     ),
 )

@@ -1,6 +1,6 @@
 """Anybody's own recordings.
 
-Two layouts: one folder a class (``birds/robin/a.wav``), or a csv with the columns ``path,label`` and, if there is one,
+Two layouts: one folder per class (``birds/robin/a.wav``), or a csv with the columns ``path,label`` and perhaps
 ``group`` (who speaks, which recording a clip was cut from): ``birds/labels.csv``, paths relative to the csv.
 Put the folder ``birds`` into the data folder and name the corpus ``folder:birds``, or call ``corpora.folder(path)``.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from capslib import paths
-from capslib.corpora.layout import SUFFIXES, clips
-from capslib.corpora.splits import Split, by_fold, clip_folds, grouped_folds
-from capslib.corpora.table import Source, Task
+from capslib.corpora.layout import SUFFIXES, clips, some
+from capslib.corpora.splits import Split, clip_folds, grouped_folds
+from capslib.corpora.table import Corpus, Source, Task, assemble
 from capslib.errors import CapslibError
 
 _NO_GROUPS = (
@@ -31,7 +31,8 @@ def _read_csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
     absent = [column for column in ("path", "label") if column not in table.columns]
     if absent:
         raise CapslibError(
-            f"{paths.shown(file)} lacks the column {' and '.join(absent)}: its first line must be path,label or path,label,group"
+            f"{paths.shown(file)} lacks the column {' and '.join(absent)}: its first line must be path,label or "
+            "path,label,group"
         )
     for column in ("label", "group"):
         if column in table and (table[column].str.strip() == "").any():
@@ -44,27 +45,22 @@ def _read_csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
     outside = table["path"].map(lambda p: Path(p).is_absolute() or ".." in Path(p).parts)
     if outside.any():
         raise CapslibError(f"{paths.shown(file)}: {table.loc[outside, 'path'].iloc[0]!r} leads out of its folder")
-    here = table["path"].map(lambda p: (file.parent / p).is_file())
-    absent = table.loc[~here, "path"]
-    notes = (
-        [f"{len(absent)} of {len(table)} files of {file.name} are not here, e.g. {absent.iloc[0]}"]
-        if len(absent)
-        else []
-    )
-    return table[here].reset_index(drop=True), notes
+    available = table["path"].map(lambda p: (file.parent / p).is_file())
+    notes = some(table.loc[~available, "path"], f"of {len(table)} files of {file.name} are not available")
+    return table[available].reset_index(drop=True), notes
 
 
 def _read_folders(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     table, notes = clips(folder, r"(?P<label>[^/]+)/.+")
     if table.empty:
         raise CapslibError(
-            f"{paths.shown(folder)} holds no audio in one folder a class ({', '.join(SUFFIXES)}), and no labels.csv"
+            f"{paths.shown(folder)} holds no audio in one folder per class ({', '.join(SUFFIXES)}), and no labels.csv"
         )
     return table, notes
 
 
 def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5) -> Source:
-    """How to read one folder (or csv) of own recordings.
+    """How to read one folder, or csv, of own recordings.
 
     Args:
         path: the folder, or a csv.
@@ -72,11 +68,11 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         sample_rate: to which all clips are converted, in hertz.
         num_folds: at most; fewer if a class has fewer groups.
     Raises:
-        CapslibError: if nothing is there, the csv lacks a column, or a class has only one group.
+        CapslibError: if nothing is there; on reading, for a csv that cannot be used or a class of fewer than 3 groups.
     """
     if not path.exists():
         raise CapslibError(
-            f"{paths.shown(path)} is not there: give a folder with one folder a class, or a csv of path,label,group"
+            f"{paths.shown(path)} is not there: give a folder with one folder per class, or a csv of path,label,group"
         )
     table_file = path if path.suffix == ".csv" else path / "labels.csv"
 
@@ -96,9 +92,8 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
                 f"need one each: add clips of {scarce!r} from other groups, or leave the class out"
             )
         folds = min(num_folds, int(groups[scarce]))
-        by_clip = table["group"].is_unique
-        numbered = clip_folds(table, "label", folds) if by_clip else grouped_folds(table, "group", "label", folds)
-        return by_fold(table.assign(fold=numbered), "group", "label")
+        cut = clip_folds if table["group"].is_unique else grouped_folds
+        return cut(table, "group", "label", folds)
 
     task = Task(
         label="label",
@@ -117,5 +112,18 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         citation=f"own recordings {name!r}",
         licence="its owner's",
         homepage="",
-        how_to_get="put your recordings there: one folder a class, or labels.csv with path,label,group",
+        how_to_get="put your recordings there: one folder per class, or labels.csv with path,label,group",
     )
+
+
+def folder(path: str | Path, **options: object) -> Corpus:
+    """The corpus of one's own recordings, wherever they lie.
+
+    Args:
+        path: the folder, or a csv, in one of the two layouts above.
+        options: ``sample_rate`` and ``num_folds`` of ``source``.
+    Raises:
+        CapslibError: if ``path`` is not there, or holds nothing that can be classified.
+    """
+    path = Path(path)
+    return assemble(source(path, path.stem, **options), path.stem, path if path.is_dir() else path.parent)

@@ -1,7 +1,5 @@
 """The embedded corpora are the same everywhere: their fingerprints are constants."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ FINGERPRINTS = {
     "synth_gender": "183755e62312705e",
     "synth_emotion": "c1c680f09661a0aa",
 }
-SIZES = {  # clips, classes, voices, utterances a voice and class
+SIZES = {  # clips, classes, voices, utterances per voice and class
     "synth_digits": (360, 10, 12, 3),
     "synth_gender": (192, 2, 24, 8),
     "synth_emotion": (320, 4, 10, 8),
@@ -25,13 +23,9 @@ def test_the_same_samples_on_every_machine(name):
     assert corpora.load(name).fingerprint == FINGERPRINTS[name]
 
 
-def test_made_anew_in_an_empty_cache_it_is_the_same_again_and_quick(tmp_path, monkeypatch, fresh_loads):
+def test_made_anew_in_an_empty_cache_it_is_the_same_again(tmp_path, monkeypatch, fresh_loads):
     monkeypatch.setenv("CAPSLIB_CACHE", str(tmp_path / "cache"))
-    before = os.times()
-    corpus = corpora.load("synth_gender")
-    after = os.times()
-    assert after.children_user - before.children_user < 20  # 2 to 3 s of computing; a busy machine may take longer
-    assert corpus.fingerprint == FINGERPRINTS["synth_gender"]
+    assert corpora.load("synth_gender").fingerprint == FINGERPRINTS["synth_gender"]
     folders = [folder.name for folder in (tmp_path / "cache" / "synthetic").iterdir()]
     assert len(folders) == 1 and folders[0].startswith("synth_gender-")  # nothing half-made is left beside it
 

@@ -1,4 +1,4 @@
-"""Loaders of the papers' corpora that have to be asked for or fetched by hand: layout, protocol, and what damage is called."""
+"""Loaders of the papers' corpora that have to be asked for or fetched by hand: layout, protocol, and damaged copies."""
 
 import pytest
 import soundfile
@@ -43,9 +43,8 @@ def test_iemocap_has_four_emotions_of_the_improvised_dialogs(data_folder, suffix
     assert len(ids) == 1 and ids[0].endswith("Session2/sentences/wav/Ses02M_impro02/Ses02M_impro02_F001")
     row = corpus.table.loc[ids[0]]
     assert (row["label"], row["group"], row["gender"]) == ("angry", "Ses02F", "female")  # the woman, in his dialog
-    assert corpus.missing == (
-        "the utterances are not those of P1 and P2: 20 of 1,099 neutral, 20 of 289 angry, 20 of 284 happy, 20 of 608 sad",
-    )
+    counts = "20 of 1,099 neutral, 20 of 289 angry, 20 of 284 happy, 20 of 608 sad"
+    assert corpus.missing == (f"the utterances are not those of P1 and P2: {counts}",)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_iemocap_labels_and_recordings_without_each_other(data_folder):
     (folder / "Session5/sentences/wav/Ses05F_impro01/Ses05F_impro01_F002.wav").unlink()
     trees.write(folder / "Session5/sentences/wav/Ses05F_impro01/Ses05F_impro01_F099.wav", rate=16_000)
     corpus = corpora.load("iemocap")
-    assert "1 labelled utterance(s) have no recording here, e.g. Ses05F_impro01_F002" in said(corpus)
+    assert "1 labelled utterance(s) have no recording, e.g. Ses05F_impro01_F002" in said(corpus)
     assert "1 improvised utterance(s) have no label and are not used, e.g. Session5/" in said(corpus)
     assert "19 of 284 happy" in said(corpus)
 
@@ -153,7 +152,7 @@ def test_iemocap_part_of_its_sessions(data_folder):
     layouts.iemocap(folder, sessions=(4,), letters="M")
     corpus = corpora.load("iemocap")
     assert [split.name for split in corpus.splits] == ["session1", "session3"]
-    assert "session(s) 2, 5 are not here" in said(corpus)
+    assert "session(s) 2, 5 are not available" in said(corpus)
     assert "session(s) 4 have one speaker only: they train, and make no fold" in said(corpus)
     assert all({"Ses04M"} < set(parts(corpus, split)[0]["speaker"]) for split in corpus.splits)
 
@@ -162,7 +161,7 @@ def test_iemocap_part_of_its_sessions(data_folder):
     ("how", "part"),
     [
         ({"sessions": (1,)}, "split 'session1': no clips for train"),
-        ({"letters": "F"}, "no session has utterances of both its speakers"),
+        ({"letters": "F"}, "no session has clips of both its speakers"),
         ({"codes": ("neu", "xxx")}, "all clips are of class 'neutral'"),
         ({"codes": ("exc", "fru")}, "no clip of the classes of task 'emotion4'"),
         ({"dialogs": ("F_script01_1",)}, "no clip in iemocap; ask its owners"),
@@ -203,7 +202,7 @@ def test_vctk_in_both_releases(data_folder, suffix, release):
     genders = corpus.table.groupby("speaker")["label"].agg(set)
     assert genders["p225"] == {"female"} and genders["p241"] == {"male"}
     assert (corpus.about.role, corpus.about.evidence) == ("P0 VCTK", "same corpus")
-    assert "5 male and 5 female speakers are here, P0 counts 47 and 61" in said(corpus)
+    assert "5 male and 5 female speakers are available, P0 counts 47 and 61" in said(corpus)
 
 
 def test_vctk_speakers_never_straddle(data_folder):
@@ -249,7 +248,7 @@ def test_vctk_speaker_info_that_names_others_or_nobody(data_folder):
     corpus = corpora.load("vctk")
     assert "3 line(s) of speaker-info.txt name no speaker or no gender, e.g. speaker-info.txt, line 4" in said(corpus)
     assert "1 speaker(s) without a gender in speaker-info.txt are left out, e.g. p227 (3 clips)" in said(corpus)
-    assert "2 speaker(s) of speaker-info.txt have no clip here, e.g. p999" in said(corpus)
+    assert "2 speaker(s) of speaker-info.txt have no clip, e.g. p999" in said(corpus)
     assert len(corpus.table) == 27
 
 
@@ -263,7 +262,7 @@ def test_vctk_both_releases_in_one_folder(data_folder):
     layouts.vctk(data_folder / "vctk" / "VCTK-Corpus-0.92")
     corpus = corpora.load("vctk")
     assert len(corpus.table) == 30 and corpus.table["path"].str.contains("mic1").all()
-    assert "30 clip(s) of an older release are not used, because release 0.92 is here too" in said(corpus)
+    assert "30 clip(s) of an older release are not used, because release 0.92 is there too" in said(corpus)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +306,7 @@ def test_musan(data_folder, suffix, top):
     assert (row["label"], row["group"], row["origin"]) == ("music", "music-fma-wa-0003", "fma-western-art")
     assert corpus.table["group"].is_unique and corpus.sample_rate == 16_000 and corpus.about.role == ""
     assert len(corpus.splits) == 5 and set(corpus.table["unit"]) == {f"fold{n}" for n in range(1, 6)}
-    assert corpus.missing == ("1986 of 2016 files are not here",)
+    assert corpus.missing == ("1986 of 2016 files are not available",)
     assert "minutes long" in corpus.about.protocol
 
 

@@ -1,4 +1,4 @@
-"""Every loader on a tiny archive in its owners' layout, and what a person is told who misspells or misses something."""
+"""Every loader on a tiny archive in its owners' layout, and the messages for misspelt names and missing recordings."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_fsdd_is_the_release_of_2018_whose_three_speakers_test_in_turn(data_fold
     assert split.validation_shares_groups
     assert all("_theo_" in item for item in split.test)
     assert all(item.endswith("_0") for item in split.validation) and all(item.endswith("_1") for item in split.train)
-    assert "1440 of 1500 recordings are not here" in said(corpus)
+    assert "1440 of 1500 recordings are not available" in said(corpus)
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)
@@ -69,7 +69,7 @@ def test_ravdess(data_folder, suffix):
         assert len(corpus.splits) == 5
         for split in corpus.splits:
             assert set(corpus.table.loc[list(split.test), "gender"]) == {"female", "male"}
-        assert "1344 of 1440 speech clips are not here" in said(corpus)
+        assert "1344 of 1440 speech clips are not available" in said(corpus)
 
 
 def test_the_default_task_of_ravdess_is_that_of_p0(data_folder):
@@ -99,7 +99,7 @@ def test_emodb(data_folder, suffix):
         assert len(corpus.splits) == 5
         for split in corpus.splits:
             assert sorted(corpus.table.loc[list(split.test)].groupby("speaker")["gender"].first()) == ["female", "male"]
-    assert "465 of 535 clips are not here" in said(four)
+    assert "465 of 535 clips are not available" in said(four)
 
 
 def test_emodb_with_four_of_its_emotions_says_which_are_missing(data_folder):
@@ -118,8 +118,8 @@ def test_urbansound8k_keeps_its_official_folds(data_folder, suffix):
     for split in corpus.splits:
         assert {f"fold{fold}" for fold in corpus.table.loc[list(split.test), "fold"]} == {split.name}
         assert set(corpus.table.loc[list(split.test), "unit"]) == {split.name}
-    assert "official folds 3, 4, 5, 6, 7, 8, 9 are not here" in said(corpus)
-    assert "8672 of 8732 excerpts are not here" in said(corpus)
+    assert "official folds 3, 4, 5, 6, 7, 8, 9 are not available" in said(corpus)
+    assert "8672 of 8732 excerpts are not available" in said(corpus)
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)
@@ -134,7 +134,7 @@ def test_ased(data_folder, suffix):
     row = gender.table.loc["04Sad/s4-02-01-02-06"]
     assert (row["gender"], row["emotion"], row["speaker"], row["sentence"]) == ("male", "sad", "06", "02")
     assert gender.about.role == "P0 VCTK" and gender.about.evidence == "stand-in"
-    assert "2324 of 2474 clips are not here" in said(gender)
+    assert "2324 of 2474 clips are not available" in said(gender)
 
 
 def test_ased_takes_the_majority_of_a_speakers_gender_codes(data_folder):
@@ -198,7 +198,7 @@ def test_a_table_saved_by_a_spreadsheet_with_a_byte_order_mark(data_folder):
 def test_listed_recordings_that_are_not_there_are_counted(data_folder):
     file = trees.own_csv(data_folder / "birds") / "labels.csv"
     file.write_text(file.read_text() + "clips/lost.wav,robin,garden0\n")
-    assert "1 of 17 files of labels.csv are not here, e.g. clips/lost.wav" in said(corpora.load("folder:birds"))
+    assert "1 of 17 files of labels.csv are not available, e.g. clips/lost.wav" in said(corpora.load("folder:birds"))
 
 
 # --- any subset, any name ------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_listed_recordings_that_are_not_there_are_counted(data_folder):
 def test_any_subset_large_enough_to_split_loads(data_folder, key, how):
     build(data_folder, key.partition(":")[0], **how)
     corpus = corpora.load(key)
-    assert corpus.splits and "not here" in said(corpus)
+    assert corpus.splits and "not available" in said(corpus)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_one_clip_in_two_containers_is_refused(data_folder):
         corpora.load("fsdd")
 
 
-# --- what is said to someone who looks for something else ----------------------------------------------------------
+# --- unknown names and missing recordings --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -310,12 +310,14 @@ def test_a_data_folder_that_is_not_there(monkeypatch, tmp_path, fresh_loads):
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_recordings_that_are_not_here_come_with_the_way_to_get_them(data_folder, name):
+def test_recordings_that_are_not_available_come_with_the_way_to_get_them(data_folder, name):
     (data_folder / corpora.sources()[name].folder).mkdir()  # an empty folder is no corpus either
     assert corpora.find(name) is None and f"{name}:" not in " ".join(corpora.at_hand())
     with pytest.raises(CapslibError) as error:
         corpora.load(name)
-    assert str(error.value).startswith(f"corpus '{name}' is not here: there is no {corpora.sources()[name].folder}/ in")
+    assert str(error.value).startswith(
+        f"corpus '{name}' is not available: there is no {corpora.sources()[name].folder}/ in"
+    )
     assert corpora.sources()[name].how_to_get in str(error.value) and str(data_folder) not in str(error.value)
 
 
@@ -333,7 +335,7 @@ def test_own_recordings_that_are_not_there(data_folder, tmp_path):
         corpora.folder(tmp_path / "elsewhere")
     (data_folder / "birds").mkdir()
     (data_folder / "birds" / "note.txt").write_text("-")
-    with pytest.raises(CapslibError, match="holds no audio in one folder a class"):
+    with pytest.raises(CapslibError, match="holds no audio in one folder per class"):
         corpora.load("folder:birds")
 
 
@@ -433,5 +435,5 @@ def test_real_recordings_are_all_there_or_the_missing_are_counted(key, ordinary_
     if corpora.find(key) is None:
         pytest.skip(f"no recordings of {key} here")
     corpus = corpora.load(key)
-    missing = [int(count) for count in re.findall(r"(\d+) of \d+ [a-z ]+ are not here", said(corpus))]
+    missing = [int(count) for count in re.findall(r"(\d+) of \d+ [a-z ]+ are not available", said(corpus))]
     assert len(corpus.table) + len(corpus.left_out) + sum(missing) == OWNERS_COUNTS[key]

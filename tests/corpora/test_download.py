@@ -24,8 +24,8 @@ from capslib import corpora, paths
 from capslib.corpora import download
 from capslib.errors import CapslibError
 
-TOP = download.ARCHIVES["fsdd"].top
-TARBALL, ZIP = (download.ARCHIVES[name].file for name in ("fsdd", "ravdess"))
+FSDD, RAVDESS = (corpora.sources()[name].archive for name in ("fsdd", "ravdess"))
+TOP, TARBALL, ZIP = FSDD.top, FSDD.file, RAVDESS.file
 
 
 class Server(ThreadingHTTPServer):
@@ -96,16 +96,22 @@ def zipped(members):
     return packed.getvalue()
 
 
+def change_archive(monkeypatch, name, **changes):
+    """Let the archive of one corpus be known by another checksum or listing."""
+    source = corpora.sources()[name]
+    monkeypatch.setitem(corpora.sources(), name, replace(source, archive=replace(source.archive, **changes)))
+
+
 @pytest.fixture
 def clips(tmp_path, monkeypatch):
     """A tiny release of FSDD, as (path, bytes), and the listing by which it is checked."""
     folder = trees.fsdd(tmp_path / "owners", indices=(0, 1), speakers=("jackson", "theo"))
-    found = [(file.relative_to(folder).as_posix(), file.read_bytes()) for file in sorted(folder.rglob("*.wav"))]
-    lines = [f"{path},{hashlib.sha256(content).hexdigest()}" for path, content in found]
+    members = [(file.relative_to(folder).as_posix(), file.read_bytes()) for file in sorted(folder.rglob("*.wav"))]
+    lines = [f"{path},{hashlib.sha256(content).hexdigest()}" for path, content in members]
     listing = tmp_path / "fsdd.csv"
     listing.write_text("\n".join(["path,sha256", *lines]) + "\n")
-    monkeypatch.setitem(download.ARCHIVES, "fsdd", replace(download.ARCHIVES["fsdd"], listing=listing))
-    return found
+    change_archive(monkeypatch, "fsdd", listing=listing)
+    return members
 
 
 def release(clips):
@@ -159,7 +165,7 @@ def test_a_zip_checked_as_a_whole(server, data_folder, tmp_path, monkeypatch):
     body = zipped([(f.relative_to(owners).as_posix(), f.read_bytes()) for f in sorted(owners.rglob("*.wav"))])
     server.files[ZIP] = body
     checksum = f"md5:{hashlib.md5(body).hexdigest()}"
-    monkeypatch.setitem(download.ARCHIVES, "ravdess", replace(download.ARCHIVES["ravdess"], checksum=checksum))
+    change_archive(monkeypatch, "ravdess", checksum=checksum)
     download.fetch("ravdess", data_folder, mirror=f"{server.url}/any/folder/")
     assert len(corpora.load("ravdess").table) == 18
 
@@ -170,7 +176,7 @@ def test_ravdess_comes_with_the_checksum_that_its_record_says(server, data_folde
     owners = trees.ravdess(tmp_path / "owners", actors=range(1, 4))
     body = zipped([(f.relative_to(owners).as_posix(), f.read_bytes()) for f in sorted(owners.rglob("*.wav"))])
     server.files[ZIP] = body
-    said = {"checksum": f"md5:{hashlib.md5(body).hexdigest()}"}
+    stated = {"checksum": f"md5:{hashlib.md5(body).hexdigest()}"}
     get = requests.get
 
     def answer(url, **how):
@@ -180,7 +186,7 @@ def test_ravdess_comes_with_the_checksum_that_its_record_says(server, data_folde
             response.url = "https://zenodo.org/records/1188976"
         elif url == "https://zenodo.org/api/records/1188976":
             link = {"self": "https://zenodo.org/api/files/1188976/" + ZIP}
-            response.json = lambda: {"id": 1188976, "files": [{"key": ZIP, "links": link, **said}]}
+            response.json = lambda: {"id": 1188976, "files": [{"key": ZIP, "links": link, **stated}]}
         else:
             assert url.startswith("https://zenodo.org/")
             return get(f"{server.url}/{ZIP}", **how)
@@ -190,7 +196,7 @@ def test_ravdess_comes_with_the_checksum_that_its_record_says(server, data_folde
     download.fetch("ravdess", data_folder)
     assert len(corpora.load("ravdess").table) == 18
 
-    said["checksum"] = "md5:" + "0" * 32
+    stated["checksum"] = "md5:" + "0" * 32
     (data_folder / "other").mkdir()
     with pytest.raises(CapslibError, match=r"what Zenodo sends is not its owners' archive"):
         download.fetch("ravdess", data_folder / "other")
@@ -304,7 +310,7 @@ def test_a_hostile_zip_is_refused_as_a_whole(server, data_folder, monkeypatch, n
     hostile.create_system = 3
     hostile.external_attr = (0o120777 if name == "link" else 0o100644) << 16
     server.files[ZIP] = zipped([("Actor_01/03-01-01-01-01-01-01.wav", b"-"), (hostile, b"../outside.wav")])
-    monkeypatch.setitem(download.ARCHIVES, "ravdess", replace(download.ARCHIVES["ravdess"], checksum=None))
+    change_archive(monkeypatch, "ravdess", checksum=None)
     with pytest.raises(CapslibError, match=r"in it is a link or a device, or leads out of the folder"):
         download.fetch("ravdess", data_folder)
     nothing_but(data_folder, "archives")
@@ -328,7 +334,9 @@ def test_a_connection_that_breaks_off_leaves_nothing(server, clips, data_folder)
 def test_a_killed_download_never_looks_finished(server, clips, data_folder):
     server.files[TARBALL] = release(clips)
     server.stalled.add(TARBALL)
-    code = "import sys; from pathlib import Path; from capslib.corpora import download; download.fetch('fsdd', Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from capslib.corpora import download; download.fetch('fsdd', pathlib.Path(sys.argv[1]))"
+    )
     with subprocess.Popen([sys.executable, "-c", code, str(data_folder)], cwd=paths.root()) as process:
         deadline = time.monotonic() + 60
         while not (server.asked and any(data_folder.glob(".fsdd-*/*"))):
@@ -351,7 +359,7 @@ def test_unpacking_that_is_interrupted_never_looks_finished(server, clips, data_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "_check", interrupt)
+        patch.setattr(tarfile.TarFile, "extractall", interrupt)
         with pytest.raises(KeyboardInterrupt):
             download.fetch("fsdd", data_folder)
     nothing_but(data_folder, "archives")
@@ -380,7 +388,7 @@ def test_offline_is_one_line_that_says_how_to_do_it_by_hand(data_folder, monkeyp
         download.fetch(name, data_folder)
     message = str(error.value)
     assert message.startswith(f"{name} cannot be downloaded: no connection to {site}; ") and "\n" not in message
-    archive = download.ARCHIVES[name]
+    archive = corpora.sources()[name].archive
     assert archive.url in message and archive.file in message and "archives/" in message
     assert str(data_folder) not in message
     nothing_but(data_folder, "archives")
@@ -416,7 +424,7 @@ def test_what_cannot_be_downloaded_says_how_to_get_it(data_folder, name, part):
 
 
 def test_the_listing_of_fsdd_has_the_owners_three_thousand_clips():
-    lines = download.ARCHIVES["fsdd"].listing.read_text(encoding="utf-8").splitlines()
+    lines = FSDD.listing.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "path,sha256" and len(lines) == 3_001
     names = {line.split(",")[0] for line in lines[1:]}
     speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -428,4 +436,4 @@ def test_real_recordings_of_fsdd_are_those_of_the_listing(ordinary_cache):
     folder = corpora.find("fsdd")
     if folder is None or len(list(folder.glob("recordings/*.wav"))) < 3_000:
         pytest.skip("no complete recordings of fsdd here, or in another container")
-    download._check(folder, download.ARCHIVES["fsdd"].listing)
+    download.verify(folder, FSDD.listing)

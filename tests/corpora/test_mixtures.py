@@ -1,4 +1,4 @@
-"""Mixtures: nothing straddles a split, nothing but the classes tells them apart, and the same sources give the same clips."""
+"""Mixtures: nothing straddles a split, only the classes tell clips apart, and the same sources give the same clips."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ BUILDERS = {
     "urbansound8k": trees.urbansound8k,
     "musan": layouts.musan,
 }
-ALL = sorted(mixtures._RECIPES)
+ALL = sorted(mixtures.MIXTURES)
 NOISY = [name for name in ALL if "noise" in name]
 ATOMS = {
     "F-F": {"female"},
@@ -43,10 +43,10 @@ ATOMS = {
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    """Eight clips a category and pool are enough to see; the embedded mixtures are whole."""
-    for name, recipe in mixtures._RECIPES.items():
+    """Eight clips per category and pool are enough to see; the embedded mixtures are whole."""
+    for name, mixture in mixtures.MIXTURES.items():
         if not name.endswith("synth"):
-            monkeypatch.setitem(mixtures._RECIPES, name, dataclasses.replace(recipe, each=8))
+            monkeypatch.setitem(mixtures.MIXTURES, name, dataclasses.replace(mixture, each=8))
 
 
 def mixed(data_folder, name):
@@ -83,7 +83,7 @@ def test_no_speaker_no_source_and_no_noise_recording_straddles(data_folder, name
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_labels_are_the_classes_that_are_heard(data_folder, name):
+def test_labels_are_the_classes_that_are_present(data_folder, name):
     corpus = mixed(data_folder, name)
     assert corpus.classes == (("noise", "speech") if name in NOISY else ("female", "male"))
     assert corpus.card()["multi_label"] is True and json.loads(json.dumps(corpus.card())) == corpus.card()
@@ -137,8 +137,8 @@ def test_long_recordings_give_excerpts_of_four_seconds(data_folder):
     noise = corpus.table[corpus.table["category"] == "noise"].iloc[0]
     whole, _ = soundfile.read(data_folder / "musan" / noise["noise"])
     start = int(noise["noise_place"] * (len(whole) - 4 * 16_000 + 1))
-    heard = np.corrcoef(corpus.audio(noise.name), whole[start : start + 4 * 16_000])[0, 1]
-    assert heard > 0.999
+    correlation = np.corrcoef(corpus.audio(noise.name), whole[start : start + 4 * 16_000])[0, 1]
+    assert correlation > 0.999
 
 
 @pytest.mark.parametrize("name", ["multi_gender_synth", "multi_noise_synth", "multi_noise_ased", "multi_gender_vctk"])
@@ -179,9 +179,9 @@ def test_two_speakers_follow_each_other_after_a_short_pause():
         first, second, clip = voices.audio(ids[row["first"]]), voices.audio(ids[row["second"]]), corpus.audio(item)
         pause = len(clip) - len(first) - len(second)
         assert 0 <= pause <= 0.1 * 8_000 and not clip[len(first) : len(first) + pause].any()
-        for said, heard in ((first, clip[: len(first)]), (second, clip[len(first) + pause :])):
-            assert np.corrcoef(said, heard)[0, 1] > 0.999
-            assert abs(np.sqrt(np.mean(heard**2)) / np.sqrt(np.mean(clip**2)) - 1) < 0.05
+        for said, mixed_part in ((first, clip[: len(first)]), (second, clip[len(first) + pause :])):
+            assert np.corrcoef(said, mixed_part)[0, 1] > 0.999
+            assert abs(np.sqrt(np.mean(mixed_part**2)) / np.sqrt(np.mean(clip**2)) - 1) < 0.05
 
 
 # --- the same again ------------------------------------------------------------------------------------------------
@@ -212,8 +212,8 @@ def test_a_small_archive_gives_fewer_clips_and_says_so(data_folder):
     trees.urbansound8k(data_folder / "urbansound8k", recordings=1)
     corpus = corpora.load("multi_noise_ravdess")
     assert len(corpus.table) == 5 * 3 * 4  # 24 recordings of noise in five pools
-    assert "4 instead of 8 clips a category and pool: there are no more sources" in corpus.missing
-    assert "urbansound8k: official folds 3, 4, 5, 6, 7, 8, 9 are not here" in corpus.missing
+    assert "4 instead of 8 clips per category and pool: no more sources" in corpus.missing
+    assert "urbansound8k: official folds 3, 4, 5, 6, 7, 8, 9 are not available" in corpus.missing
     assert {len(list(folder.glob("*.flac"))) for folder in (mixtures.make(corpus.name),)} == {len(corpus.table)}
 
 
@@ -345,7 +345,7 @@ def test_without_its_sources_it_says_which_and_how_to_get_them(data_folder, name
     assert corpora.find(name) is None and f"{name}:kind" not in corpora.at_hand(multi_label=True)
     with pytest.raises(CapslibError) as error:
         corpora.load(name)
-    assert f"'{needs[-1]}', from which clips are mixed, is not here" in str(error.value)
+    assert f"'{needs[-1]}', from which clips are mixed, is not available" in str(error.value)
     assert corpora.sources()[needs[-1]].how_to_get in str(error.value)
 
 
