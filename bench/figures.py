@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullLocator
 
-from capslib import speed
+from bench import results as speed
 from capslib.figures import PALETTE, _grid, save
 
 _LINES = {speed.OURS: "-", speed.OURS_DETACHED: "--", speed.PEER: "-"}

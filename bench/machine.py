@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from capslib.bench import timing
+from bench import timing
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 COPY_BYTES = 256 * 10**6

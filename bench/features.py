@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 import torch
 
-from capslib.bench import timing
-from capslib.bench.store import Shelf
+from bench import timing
+from bench.store import Shelf
 from capslib.corpora import audio
 from capslib.features import MFCC, LogSpectrogram
 

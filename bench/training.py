@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench import memory, timing
+from bench.formulations import einsum_votes, routed_by_einsum
+from bench.store import Shelf
 from capslib import corpora, models, recipes, schedules, study, training
-from capslib.bench import memory, timing
-from capslib.bench.formulations import einsum_votes, routed_by_einsum
-from capslib.bench.store import Shelf
 from capslib.errors import CapslibError
 from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
 from capslib.models.p2_trunks import ConvolutionalTrunk

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from capslib import figures_speed, speed, speed_routing
-from capslib.bench import __main__ as command
-from capslib.bench import features, formulations, machine, memory, routing, timing, training
-from capslib.bench.routing import Shape
-from capslib.bench.store import Shelf
+from bench import __main__ as command
+from bench import features, formulations, machine, memory, routing, timing, training
+from bench import figures as figures_speed
+from bench import results as speed
+from bench import routing_results as speed_routing
+from bench.routing import Shape
+from bench.store import Shelf
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
 from capslib.layers import BiLSTM

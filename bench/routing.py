@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from capslib.bench import machine, memory, timing
-from capslib.bench.formulations import ROWS, SAME_RULE, HeinsenRouting
-from capslib.bench.store import Shelf
-from capslib.speed import HEINSEN, NATIVE, OURS, OURS_DETACHED, PEER
+from bench import machine, memory, timing
+from bench.formulations import ROWS, SAME_RULE, HeinsenRouting
+from bench.results import HEINSEN, NATIVE, OURS, OURS_DETACHED, PEER
+from bench.store import Shelf
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``python -m capslib.bench [part ...]``: measure, print a line a measurement, keep it for notebook 12."""
+"""``python -m bench [part ...]``: measure, print a line a measurement, keep it for notebook 12."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
+from bench import timing
+from bench.store import Shelf
 from capslib import paths
-from capslib.bench import timing
-from capslib.bench.store import Shelf
 from capslib.errors import CapslibError, choose
 
 
 def _parts() -> dict[str, Callable[[Shelf], None]]:
     try:
-        from capslib.bench import features, routing, training
+        from bench import features, routing, training
     except ImportError as error:
         raise CapslibError(f"the bench needs {error.name}: pip install 'capslib[bench]'") from None
     return {
@@ -35,7 +35,7 @@ ON_GPU = ("routing", "growth", "features")
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure the named parts, all by default, on this machine's processor and on its GPU if it has one."""
-    parser = argparse.ArgumentParser(prog="capslib.bench", description="Speed and memory, as ratios in one run.")
+    parser = argparse.ArgumentParser(prog="bench", description="Speed and memory, as ratios in one run.")
     parser.add_argument(
         "parts", nargs="*", metavar="part", help="routing growth features training emotion reproduce; all by default"
     )
@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
                 known[part](shelf)
                 print(f"kept in {paths.shown(shelf.file)}", flush=True)
     except CapslibError as error:
-        print(f"capslib.bench: {error}", file=sys.stderr)
+        print(f"bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("capslib.bench: interrupted; what was measured is kept", file=sys.stderr)
+        print("bench: interrupted; what was measured is kept", file=sys.stderr)
         return 130
     return 0
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bench.results import HEINSEN, NATIVE, OURS, OURS_DETACHED, PEER, PORT, PORT_DETACHED
 from capslib.layers import route, squash
-from capslib.speed import HEINSEN, NATIVE, OURS, OURS_DETACHED, PEER, PORT, PORT_DETACHED
 
 Formulation = Callable[[Tensor, Tensor, int], Tensor]
 

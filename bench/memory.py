@@ -81,6 +81,6 @@ def in_fresh_process(prepare: Prepare, arguments: tuple, device: str = "cpu") ->
         return _prepared(prepare, arguments, torch.get_num_threads(), device)
     # The server imports once and never computes, so its children start quickly and without threads of their own.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["capslib.bench.routing", "torch.fx.experimental.symbolic_shapes"])
+    context.set_forkserver_preload(["bench.routing", "torch.fx.experimental.symbolic_shapes"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_prepared, prepare, arguments, torch.get_num_threads(), device).result()

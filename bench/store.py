@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from capslib import paths, speed
-from capslib.bench import machine, timing
+from bench import machine, timing
+from bench import results as speed
+from capslib import paths
 from capslib.records import code_version
 
 

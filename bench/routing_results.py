@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from capslib.speed import DETACHED, HEINSEN, NATIVE, NOT_YET, OURS, OURS_DETACHED, PEER, PORT, PORT_DETACHED, median
+from bench.results import DETACHED, HEINSEN, NATIVE, NOT_YET, OURS, OURS_DETACHED, PEER, PORT, PORT_DETACHED, median
 
 
 def _reference(row: str) -> str:
@@ -159,7 +159,7 @@ def slopes(points: pd.DataFrame, last: int = 3) -> pd.DataFrame:
 def on_gpu(all_gpus: Mapping[str, Mapping[str, Mapping[str, dict]]], names: Mapping[str, str]) -> pd.DataFrame:
     """Routing on every GPU that measured, against the ceilings of the same run; one row a shape that says so if none did.
 
-    Achieved rates count the bytes and FLOPs of a kernel that keeps votes on the chip (``capslib.bench.routing.fused``).
+    Achieved rates count the bytes and FLOPs of a kernel that keeps votes on the chip (``bench.routing.fused``).
 
     Args:
         all_gpus: see ``gpus``.
