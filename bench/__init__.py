@@ -1,5 +1,6 @@
-"""Speed and memory as ratios in one run: ``make bench``. Nothing in the tests asserts a time.
+"""Speed and memory, as ratios within one run: ``make bench``, or ``python -m bench`` in the project's root.
 
-Each part prints a line a measurement and keeps what it measured in ``data/measured/<kind of machine>/<part>.json``, from
-which notebook 12 reads. Other people's formulations are re-expressed here in our own lines and named by what they do.
+The benchmarks lie beside the package and are not installed with it. ``routing``, ``features`` and ``training`` measure,
+``store`` writes what they measure to ``data/measured``, and ``results``, ``routing_results`` and ``figures`` show it in
+notebook 12. Other people's formulations are re-implemented here in a few lines and named by what they do.
 """

@@ -1,109 +1,46 @@
-"""What ``make bench`` measured, as tables: read from ``data/measured``, nothing is measured here."""
+"""What ``make bench`` measured, as tables and sentences of notebook 12 (routing: ``bench.routing_results``)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from capslib import paths
-from capslib.errors import CapslibError, choose
+from bench.formulations import EINSUM, NATIVE, OURS
+from bench.store import Measured
 
-OURS = "capslib, full gradient"
-OURS_DETACHED = "capslib, inner iterations detached"
-PEER = "votes by one einsum, routing by einsum"
-PORT = "votes by matmul of expanded operands"
-PORT_DETACHED = f"{PORT}, inner iterations detached"
-HEINSEN = "another rule: Heinsen 2022"
-NATIVE = "capslib, full gradient, C++ passes"
-DETACHED = (OURS_DETACHED, PORT_DETACHED)
-PARTS = ("routing", "growth", "features", "training", "emotion", "reproduce")
 NOT_YET = "not run yet"
 
 
-def folder() -> Path:
-    """Where measurements are kept: a folder a kind of machine, a file a part."""
-    return paths.root() / "data" / "measured"
-
-
-def entries(file: Path) -> dict[str, dict]:
-    """What a part's file holds, by name; nothing if it is not there yet.
-
-    Raises:
-        CapslibError: if it is not what ``make bench`` writes.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CapslibError(f"{paths.shown(file)} is not readable ({error}): delete it and run `make bench`") from None
-    if not isinstance(found, dict):
-        raise CapslibError(f"{paths.shown(file)} holds no measurements: delete it and run `make bench`")
-    return found
-
-
-def read(machine: str, within: Path | None = None) -> dict[str, dict[str, dict]]:
-    """All that one kind of machine measured: by part, then by entry.
-
-    Args:
-        machine: a folder of ``data/measured``, "two-core-cpu".
-        within: instead of ``data/measured``.
-    Raises:
-        CapslibError: for a machine without measurements, naming those that have some.
-    """
-    within = within or folder()
-    known = sorted(path.name for path in within.iterdir() if path.is_dir()) if within.is_dir() else []
-    if not known:
-        raise CapslibError("nothing has been measured yet: run `make bench`")
-    choose(machine, known, "machine")
-    return {part: entries(within / machine / f"{part}.json") for part in PARTS}
-
-
-def gpus(within: Path | None = None) -> dict[str, dict[str, dict[str, dict]]]:
-    """``read`` of every kind of machine that measured on a GPU, by kind."""
-    within = within or folder()
-    all_ = {path.name: read(path.name, within) for path in sorted(within.glob("*")) if path.is_dir()}
-    return {kind: parts for kind, parts in all_.items() if any(e["machine"]["device"] == "cuda" for e in _each(parts))}
-
-
-def _each(parts: Mapping[str, Mapping[str, dict]]) -> Iterator[dict]:
-    for found in parts.values():
-        yield from found.values()
-
-
-def first_line(parts: Mapping[str, Mapping[str, dict]]) -> str:
-    """Which machine, how many threads and repeats; a trial is called one."""
-    found = list(_each(parts))
-    if not found:
+def conditions(measured: Measured) -> str:
+    """Which machine, how many threads and repeats, as one line; a trial is called one."""
+    entries = [entry for part in measured.values() for entry in part.values()]
+    if not entries:
         return "Nothing measured yet: run `make bench`."
-    kinds = sorted({f"{e['machine']['processor']}, {e['machine']['cores']} cores" for e in found})
-    threads = sorted({str(e["machine"]["threads"]) for e in found})
-    repeats = sorted({e["repeats"] for e in found if e["repeats"] > 1 or e["trial"]})
-    trial = " A TRIAL on a busy machine: these numbers are not final." if any(e["trial"] for e in found) else ""
-    return (
-        f"{'; '.join(kinds)}; {', '.join(threads)} thread(s); medians of {', '.join(map(str, repeats))} turns.{trial}"
-    )
+    kinds = sorted({f"{e['machine']['processor']}, {e['machine']['cores']} cores" for e in entries})
+    threads = sorted({str(e["machine"]["threads"]) for e in entries})
+    repeats = sorted({e["repeats"] for e in entries if e["repeats"] > 1 or e["trial"]})
+    trial = " A TRIAL on a busy machine: these numbers are not final." if any(e["trial"] for e in entries) else ""
+    turns = ", ".join(map(str, repeats))
+    return f"{'; '.join(kinds)}; {', '.join(threads)} thread(s); medians of {turns} turns.{trial}"
 
 
-def provenance(parts: Mapping[str, Mapping[str, dict]]) -> dict[str, str]:
+def provenance(measured: Measured) -> dict[str, str]:
     """Facts about the measurements, for ``tables.provenance``."""
-    found = list(_each(parts))
+    entries = [entry for part in measured.values() for entry in part.values()]
 
     def each(field: str) -> str:
-        return ", ".join(sorted({str(e["machine"][field]) for e in found})) or "none"
+        return ", ".join(sorted({str(entry["machine"][field]) for entry in entries})) or "none"
 
     return {
-        "measurements": ", ".join(f"{part}: {len(parts[part])}" for part in parts),
+        "measurements": ", ".join(f"{name}: {len(part)}" for name, part in measured.items()),
         "measured by": each("processor"),
         "cores and threads": f"{each('cores')} and {each('threads')}",
         "measured with torch": each("torch"),
         "measured on": each("date"),
-        "measured code": ", ".join(sorted({e["code"] for e in found})) or "none",
-        "trials, not final": str(sum(bool(e["trial"]) for e in found)),
+        "measured code": ", ".join(sorted({entry["code"] for entry in entries})) or "none",
+        "trials, not final": str(sum(bool(entry["trial"]) for entry in entries)),
     }
 
 
@@ -113,20 +50,25 @@ def median(row: Mapping, direction: str = "both") -> float:
 
 
 def features(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """Clips a second of every library one way and another, how many times that ours is, and how far the values agree.
+    """One row per kind and library: clips per second by each way, how many times that ours is, agreement of the values.
 
-    "two cores" takes the best way for each, ours as well: two threads, two processes, or one thread where neither helps.
+    "two cores" takes the best way for each, ours as well: two threads, two processes, or one thread where neither
+    helps.
+
+    Args:
+        measured: entries of the part "features".
     """
     rows = []
     for kind, entry in measured.items():
         if kind == "decoding":
             continue
-        best: dict[str, float] = {}
         rates = {
-            way: {n: entry["clips"] / s["median"] for n, s in found.items()} for way, found in entry["speeds"].items()
+            way: {name: entry["clips"] / value["median"] for name, value in seconds.items()}
+            for way, seconds in entry["speeds"].items()
         }
-        for found in rates.values():
-            for name, rate in found.items():
+        best: dict[str, float] = {}
+        for by_library in rates.values():
+            for name, rate in by_library.items():
                 best[name] = max(best.get(name, 0.0), rate)
         for name, one in rates["one thread"].items():
             agrees = entry["agreement"][name]
@@ -143,55 +85,66 @@ def features(measured: Mapping[str, dict]) -> pd.DataFrame:
 
 
 def decoding(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """Clips a second that are decoded from each container, and decoding's share of decoding and our features, one thread."""
-    found = measured.get("decoding")
+    """One row per kind and container: clips decoded per second, and decoding's share in decoding and features.
+
+    Args:
+        measured: entries of the part "features".
+    """
     rows = []
-    for kind, entry in measured.items() if found else ():
+    decoded = measured.get("decoding")
+    for kind, entry in measured.items() if decoded else ():
         if kind == "decoding":
             continue
         computing = entry["speeds"]["one thread"]["capslib"]["median"] / entry["clips"]
-        for container, seconds in found["speeds"].items():
-            reading = seconds["median"] / found["clips"]
-            share = f"{reading / (reading + computing):.0%}"
-            rows.append(
-                {"features": kind, "files": container, "decoded a second": f"{1 / reading:.0f}", "share": share}
-            )
+        for container, seconds in decoded["speeds"].items():
+            reading = seconds["median"] / decoded["clips"]
+            cells = {"decoded a second": f"{1 / reading:.0f}", "share": f"{reading / (reading + computing):.0%}"}
+            rows.append({"features": kind, "files": container} | cells)
     return pd.DataFrame(rows, columns=["features", "files", "decoded a second", "share"])
 
 
+def _quartiles(seconds: Mapping[str, float]) -> dict[str, str]:
+    return {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
+
+
 def epoch(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """Seconds of an epoch as usually written, where that was measured, and as here: median, quartiles, ratio."""
+    """Seconds of an epoch, ours and as usually written where that was measured: median, quartiles, ratio.
+
+    Args:
+        measured: entries of the part "training" or "emotion".
+    """
     if "epoch" not in measured:
         return pd.DataFrame([{"training": NOT_YET}])
     rows, entry = [], measured["epoch"]
     usual = entry["seconds"].get("as usually written")
     for name, seconds in entry["seconds"].items():
-        numbers = {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
-        about = {"corpus": entry["corpus"], "clips": entry["clips"], "training": name}
+        facts = {"corpus": entry["corpus"], "clips": entry["clips"], "training": name}
         ratio = {"times as fast as usual": f"{usual['median'] / seconds['median']:.2f}"} if usual else {}
-        rows.append(about | numbers | ratio)
+        rows.append(facts | _quartiles(seconds) | ratio)
     return pd.DataFrame(rows)
 
 
 def steps(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """A training step of P2's systems: seconds, MiB, and times those of CNN_SeqCap."""
+    """A training step of P2's systems: seconds, ratio to CNN_SeqCap, MiB.
+
+    Args:
+        measured: entries of the part "emotion".
+    """
     if "step" not in measured:
         return pd.DataFrame([{"system": NOT_YET}])
     entry = measured["step"]
     reference = entry["seconds"]["CNN_SeqCap"]["median"]
     return pd.DataFrame(
-        [
-            {"system": system}
-            | {f"{q} s": f"{seconds[q]:.3f}" for q in ("median", "lower", "upper")}
-            | {"times CNN_SeqCap": f"{seconds['median'] / reference:.2f}"}
-            | {"MiB": "not measured" if entry["MiB"][system] is None else f"{entry['MiB'][system]:.0f}"}
-            for system, seconds in entry["seconds"].items()
-        ]
+        {"system": system}
+        | _quartiles(seconds)
+        | {"times CNN_SeqCap": f"{seconds['median'] / reference:.2f}"}
+        | {"MiB": "not measured" if entry["MiB"][system] is None else f"{entry['MiB'][system]:.0f}"}
+        for system, seconds in entry["seconds"].items()
     )
 
 
 def step_goals(measured: Mapping[str, dict]) -> str:
-    """What was asked of a step of CNN_SeqCap and of CNN_RecCap, and what came out, one sentence."""
+    """Goals for a step of CNN_SeqCap and of CNN_RecCap, and what was measured, in one sentence."""
     if "step" not in measured:
         return f"A step of CNN_SeqCap: {NOT_YET}."
     entry = measured["step"]
@@ -201,20 +154,24 @@ def step_goals(measured: Mapping[str, dict]) -> str:
         ("within 1.5 GiB", (entry["MiB"]["CNN_SeqCap"] or np.nan) / 1024, 1.5, "GiB"),
         ("a step of CNN_RecCap in twice that time", times["CNN_RecCap"] / times["CNN_SeqCap"], 2.0, "times"),
     )
-    said = [f"{goal}: {value:.2f} {unit}, {'met' if value <= most else 'not met'}" for goal, value, most, unit in goals]
-    return "; ".join(said)
+    return "; ".join(
+        f"{goal}: {value:.2f} {unit}, {'met' if value <= most else 'not met'}" for goal, value, most, unit in goals
+    )
 
 
 def shares(measured: Mapping[str, dict]) -> pd.DataFrame:
     """Share of an epoch by kind of layer, forward and backward together, largest first."""
-    rows = [
-        {"part": part, "share": share} for entry in measured.values() for part, share in entry.get("shares", {}).items()
-    ]
-    return pd.DataFrame(rows, columns=["part", "share"]).sort_values("share", ascending=False, ignore_index=True)
+    shares_ = [share for entry in measured.values() for share in entry.get("shares", {}).items()]
+    table = pd.DataFrame(shares_, columns=["part", "share"])
+    return table.sort_values("share", ascending=False, ignore_index=True)
 
 
 def whole(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """A whole training and ``make reproduce``: seconds and GiB, once each."""
+    """A whole training and ``make reproduce``: seconds and GiB, once each.
+
+    Args:
+        measured: entries of the part "reproduce".
+    """
     rows = [
         {
             "what": entry.get("title", name) + (f", {entry['epochs']} epochs, one thread" if "epochs" in entry else ""),
@@ -226,31 +183,31 @@ def whole(measured: Mapping[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(rows or [{"what": "a whole training, make reproduce", "seconds": NOT_YET, "GiB": NOT_YET}])
 
 
-def meaning(parts: Mapping[str, Mapping[str, dict]]) -> str:
-    """What the measurements say, a sentence a part, every number from them."""
+def conclusions(measured: Measured) -> str:
+    """What the measurements say, one sentence per part, every number from them."""
     lines = []
-    found = [entry for entry in parts["routing"].values() if "both" in entry["rows"][OURS]]
-    if found:
-        times = [median(e["rows"][PEER]) / median(e["rows"][OURS]) for e in found]
-        over = [median(e["rows"][OURS]) / e["limit"]["both"] for e in found]
+    entries = [entry for entry in measured["routing"].values() if "both" in entry["rows"][OURS]]
+    if entries:
+        times = [median(e["rows"][EINSUM]) / median(e["rows"][OURS]) for e in entries]
+        limits = [median(e["rows"][OURS]) / e["limit"]["both"] for e in entries]
         lines.append(
-            f"Routing with the full gradient is {min(times):.1f} to {max(times):.1f} times as fast as the einsum formulation, and takes "
-            f"{min(over):.1f} to {max(over):.1f} times the estimated limit."
+            f"Routing with the full gradient is {min(times):.1f} to {max(times):.1f} times as fast as the einsum "
+            f"formulation, and takes {min(limits):.1f} to {max(limits):.1f} times the estimated limit."
         )
-    compiled = [entry for entry in found if "both" in entry["rows"].get(NATIVE, {})]
+    compiled = [entry["rows"] for entry in entries if "both" in entry["rows"].get(NATIVE, {})]
     if compiled:
-        times = [median(e["rows"][PEER]) / median(e["rows"][NATIVE]) for e in compiled]
-        gain = [median(e["rows"][OURS]) / median(e["rows"][NATIVE]) for e in compiled]
+        times = [median(rows[EINSUM]) / median(rows[NATIVE]) for rows in compiled]
+        gains = [median(rows[OURS]) / median(rows[NATIVE]) for rows in compiled]
         lines.append(
-            f"With the optional C++ passes, for a matrix an input, it is {min(times):.1f} to {max(times):.1f} times as fast; they are "
-            f"{min(gain):.1f} to {max(gain):.1f} times as fast as the default."
+            f"With the optional C++ passes, for unshared weights, it is {min(times):.1f} to {max(times):.1f} times as "
+            f"fast; they are {min(gains):.1f} to {max(gains):.1f} times as fast as the default."
         )
-    for kind, entry in parts["features"].items():
+    for kind, entry in measured["features"].items():
         one = entry["speeds"].get("one thread", {})
         if "librosa" in one and "capslib" in one:
             ratio = one["librosa"]["median"] / one["capslib"]["median"]
             lines.append(f"{kind}: {ratio:.1f} times as many clips a second as librosa on one core.")
-    for entry in parts["training"].values():
+    for entry in measured["training"].values():
         ratio = entry["seconds"]["as usually written"]["median"] / entry["seconds"]["capslib"]["median"]
         part, share = max(entry["shares"].items(), key=lambda pair: pair[1])
         lines.append(
