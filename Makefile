@@ -49,7 +49,7 @@ lab: .venv/.installed  ## open the notebooks
 	@$(BIN)/python -m jupyterlab notebooks
 
 bench: .venv/.installed  ## speed and memory, as ratios in one run
-	@$(BIN)/python -m capslib.bench
+	@$(BIN)/python -m bench
 
 accept: .venv/.installed  ## take this machine's quick records into git and execute the notebooks anew
 	@$(BIN)/python -m capslib accept

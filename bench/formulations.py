@@ -1,36 +1,32 @@
 """What people use instead: dynamic routing written in other ways, and one other rule.
 
-Letters as in ``capslib.layers.routing``: B batch, I input capsules, F their size, J output capsules, D their size. Each function
-takes u (B, I, F), weight (J, F, D) or (I, J, F, D), and the number of passes; it returns (B, J, D). The first four compute what
-``route`` computes, to rounding (``tests/test_bench.py``).
+Letters as in ``capslib.layers.routing``: B batch, I input capsules, F their size, J output capsules, D their size. A
+formulation takes u (B, I, F), weight (J, F, D) or (I, J, F, D), and the number of iterations; it returns (B, J, D).
+All in ``SAME_RULE`` compute what ``route`` computes, up to rounding (``tests/bench/test_bench_formulations.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from capslib.layers import route, squash
-from capslib.speed import HEINSEN, NATIVE, OURS, OURS_DETACHED, PEER, PORT, PORT_DETACHED
+
+# Names of rows, as the files in data/measured hold them.
+OURS = "capslib, full gradient"
+NATIVE = "capslib, full gradient, C++ passes"
+EINSUM = "votes by one einsum, routing by einsum"
+EXPANDED = "votes by matmul of expanded operands"
+BROADCAST = "votes by broadcast multiply and sum"
+HEINSEN = "another rule: Heinsen 2022"
+OURS_DETACHED = "capslib, inner iterations detached"
+EXPANDED_DETACHED = f"{EXPANDED}, inner iterations detached"
+DETACHED = (OURS_DETACHED, EXPANDED_DETACHED)
 
 Formulation = Callable[[Tensor, Tensor, int], Tensor]
-
-
-def ours(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """``route`` with its defaults: gradient through every iteration, the path chosen by shape."""
-    return route(u, weight, num_iterations)
-
-
-def ours_detached(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """``route`` with a gradient through the last iteration only: another gradient, so another row."""
-    return route(u, weight, num_iterations, detach_iterations=True)
-
-
-def ours_native(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """``route`` through the optional C++ passes; needs a compiler, and is for processors and a matrix an input."""
-    return route(u, weight, num_iterations, formulation="native")
 
 
 def einsum_votes(u: Tensor, weight: Tensor) -> Tensor:
@@ -39,12 +35,12 @@ def einsum_votes(u: Tensor, weight: Tensor) -> Tensor:
 
 
 def expanded_votes(u: Tensor, weight: Tensor) -> Tensor:
-    """All votes by a batched product of (1, F) and (F, D), for which the matrices are copied once a clip."""
+    """All votes, (B, I, J, D), by a batched product of (1, F) and (F, D), which copies the matrices for every clip."""
     return (u[:, :, None, None, :] @ weight).squeeze(3)
 
 
 def broadcast_votes(u: Tensor, weight: Tensor) -> Tensor:
-    """All votes by multiplying in (B, I, J, F, D) and summing over F."""
+    """All votes, (B, I, J, D), by multiplying in (B, I, J, F, D) and summing over F."""
     return (u[:, :, None, :, None] * weight).sum(3)
 
 
@@ -62,35 +58,39 @@ def routed_by_einsum(votes: Tensor, num_iterations: int, mask: Tensor | None = N
 
 
 def routed_by_broadcast(votes: Tensor, num_iterations: int, detach: bool = False) -> Tensor:
-    """The same with products of the size of the votes, summed; ``detach`` keeps all but the last pass out of the gradient."""
+    """The same with products of the size of the votes, summed.
+
+    Args:
+        votes: (B, I, J, D).
+        num_iterations: of routing.
+        detach: leave all iterations but the last out of the gradient.
+    """
     logits = votes.new_zeros(votes.shape[:3])
-    seen = votes.detach() if detach else votes
+    inner_votes = votes.detach() if detach else votes
     for iteration in range(num_iterations):
         last = iteration + 1 == num_iterations
-        v = squash((logits.softmax(-1).unsqueeze(-1) * (votes if last else seen)).sum(1))
+        v = squash((logits.softmax(-1).unsqueeze(-1) * (votes if last else inner_votes)).sum(1))
         if not last:
-            logits = logits + (seen * v.unsqueeze(1)).sum(-1)
+            logits = logits + (inner_votes * v.unsqueeze(1)).sum(-1)
     return v
 
 
-def einsum(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """Votes by one einsum, routing by einsum: the quickest of the correct public ones that we found (with einops)."""
-    return routed_by_einsum(einsum_votes(u, weight), num_iterations)
-
-
-def expanded(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """The usual ports: matrices expanded over the batch for a matmul, sums over votes by broadcasting."""
-    return routed_by_broadcast(expanded_votes(u, weight), num_iterations)
-
-
-def broadcast(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """Nothing but broadcasting: the products before the sum over F are in memory, too."""
-    return routed_by_broadcast(broadcast_votes(u, weight), num_iterations)
-
-
-def expanded_detached(u: Tensor, weight: Tensor, num_iterations: int) -> Tensor:
-    """The usual ports with detached inner iterations: the gradient of the last pass alone."""
-    return routed_by_broadcast(expanded_votes(u, weight), num_iterations, detach=True)
+SAME_RULE: dict[str, Formulation] = {
+    # The default: gradient through every iteration, the path chosen by shape.
+    OURS: route,
+    # The optional C++ passes: they need a compiler, and are for processors and unshared weights.
+    NATIVE: partial(route, formulation="native"),
+    # The fastest of the correct public formulations that were compared (there with einops).
+    EINSUM: lambda u, weight, iterations: routed_by_einsum(einsum_votes(u, weight), iterations),
+    # The usual ports: matrices expanded over the batch for a matmul, sums over votes by broadcasting.
+    EXPANDED: lambda u, weight, iterations: routed_by_broadcast(expanded_votes(u, weight), iterations),
+    # Nothing but broadcasting: the products before the sum over F are in memory, too.
+    BROADCAST: lambda u, weight, iterations: routed_by_broadcast(broadcast_votes(u, weight), iterations),
+    # A gradient through the last iteration only is another gradient, so these are compared among themselves.
+    OURS_DETACHED: partial(route, detach_iterations=True),
+    EXPANDED_DETACHED: lambda u, weight, iterations: routed_by_broadcast(expanded_votes(u, weight), iterations, True),
+}
+ROWS = (OURS, NATIVE, EINSUM, EXPANDED, BROADCAST, HEINSEN, OURS_DETACHED, EXPANDED_DETACHED)
 
 
 class HeinsenRouting(nn.Module):
@@ -99,17 +99,17 @@ class HeinsenRouting(nn.Module):
     Written from its equations. With x the inputs, x' = x / sqrt(I), LN the layer normalization without parameters:
 
         a_i = sigmoid(w_i . x'_i + b_i)                       how active an input is
-        V_ij = (x'_i * f_j) P + o_j                           its vote; never formed here, for the sum below is linear in x'
+        V_ij = (x'_i * f_j) P + o_j                           its vote; not formed: the sum below is linear in x'
         r_ij = 1 / J at first, then softmax over j of log sigmoid(s_ij (x_i . z_j) + t_ij),
                where z_j = (LN(y_j) Q) * g_j + h_j            predicts the inputs from an output
         phi_ij = use_ij a_i r_ij - ignore_ij a_i (1 - r_ij)   gain of an output that uses, less that of one that ignores
         y_j = sum_i phi_ij V_ij                               and LN(y_j) at the end
 
     Args:
-        in_capsules: I, each with its own w, b, s, t, use and ignore; None shares w, b, s and t and computes use and ignore from x
-            by a linear layer each, so that any number of inputs goes in.
+        in_capsules: I, each with its own w, b, s, t, use and ignore; None shares w, b, s and t and computes use and
+            ignore from x by a linear layer each, so that any number of inputs goes in.
         in_features, out_capsules, out_features: F, J, D.
-        num_iterations: passes (2 in the paper; here as many as the other rows).
+        num_iterations: 2 in the paper; here as many as for the other rows.
     """
 
     def __init__(
@@ -149,15 +149,3 @@ class HeinsenRouting(nn.Module):
             pooled = phi.transpose(1, 2) @ scaled  # (B, J, F)
             y = (pooled * self.f) @ self.P + phi.sum(1).unsqueeze(-1) * self.o
         return nn.functional.layer_norm(y, (D,))
-
-
-SAME_RULE: dict[str, Formulation] = {
-    OURS: ours,
-    NATIVE: ours_native,
-    PEER: einsum,
-    PORT: expanded,
-    "votes by broadcast multiply and sum": broadcast,
-    OURS_DETACHED: ours_detached,
-    PORT_DETACHED: expanded_detached,
-}
-ROWS = (*SAME_RULE, HEINSEN)

@@ -1,5 +1,5 @@
-"""Whole trainings: an epoch of P0's capsule network as we train it and as it is usually written, one of P1's sequential capsules,
-and where their time goes."""
+"""Whole trainings: an epoch of P0's capsule network, ours and as usually written, steps and an epoch of P1's and P2's
+systems, and where the time of an epoch goes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench import memory, timing
+from bench.formulations import einsum_votes, routed_by_einsum
+from bench.store import Store
 from capslib import corpora, models, recipes, schedules, study, training
-from capslib.bench import memory, timing
-from capslib.bench.formulations import einsum_votes, routed_by_einsum
-from capslib.bench.store import Shelf
 from capslib.errors import CapslibError
 from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
 from capslib.models.p2_trunks import ConvolutionalTrunk
 from capslib.training import Part, RunConfig
 
-# What a share of an epoch is called, by the kind of layer whose forward and backward it is.
+# Names of the shares of an epoch, by the kind of layer whose forward and backward they are.
 P0_LAYERS: Mapping[type[nn.Module], str] = {
     BiLSTM: "BiLSTM",
     CapsuleLayer: "routing",
@@ -46,7 +46,7 @@ BATCH = (16, 200, 512)  # clips, frames of a segment of 2 s, bins
 
 
 class PaddedBiLSTM(nn.Module):
-    """torch's own bidirectional LSTM over padded steps: what stands in most code.
+    """torch's own bidirectional LSTM over padded steps, as in most code.
 
     Args:
         in_features, hidden_features: as for ``BiLSTM``.
@@ -72,12 +72,12 @@ class EinsumRouting(nn.Module):
         prior: Tensor | None = None,
         return_coupling: bool = False,
     ) -> Tensor:
-        """(B, I, F), (J, F, D) -> (B, J, D), three passes."""
+        """(B, I, F), (J, F, D) -> (B, J, D), three iterations."""
         return routed_by_einsum(einsum_votes(u, weight), 3, mask)
 
 
-def usual(model: nn.Module) -> nn.Module:
-    """The same network in plain torch: ``PaddedBiLSTM`` for ``BiLSTM``, ``EinsumRouting`` for ours. Changes ``model``."""
+def in_plain_torch(model: nn.Module) -> nn.Module:
+    """Replace, in ``model``, every ``BiLSTM`` by ``PaddedBiLSTM`` and our routing by ``EinsumRouting``; return it."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, BiLSTM):
@@ -89,7 +89,7 @@ def usual(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an epoch is measured on: a configuration of the full profile and its training part."""
+    """What an epoch is measured on: a configuration, the training part and the number of classes."""
 
     config: RunConfig
     part: Part
@@ -99,45 +99,50 @@ class Setting:
         """A fresh network, scaled by the training part."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            made = models.build(self.config.model, self.part.clips[0].shape[1], self.classes)
-        made.fit(torch.cat(list(self.part.clips)))
-        return made
+            model = models.build(self.config.model, self.part.clips[0].shape[1], self.classes)
+        model.fit(torch.cat(list(self.part.clips)))
+        return model
 
 
 def setting(config: RunConfig) -> Setting:
-    """Of a configuration, with the training part of its fold."""
+    """The setting of a run: the training part of its fold."""
     corpus = corpora.load(config.corpus)
     return Setting(config, training.load_parts(corpus, config)["train"], len(corpus.classes))
 
 
-def caps() -> Setting:
-    """CAPS on FSDD if it is here, else on the synthetic digits."""
+def caps() -> RunConfig:
+    """CAPS at the full profile on FSDD, or on the synthetic digits where FSDD is not available."""
     key = "fsdd:digit" if corpora.find("fsdd") else "synth_digits:digit"
-    return setting(study.grid([key], ["caps"], "full").runs[0].config)
+    return study.grid([key], ["caps"], "full").runs[0].config
 
 
-def seqcap() -> Setting:
-    """CNN_SeqCap on EmoDB if it is here, else on the synthetic emotions; the epoch after the curriculum's."""
+def seqcap() -> RunConfig:
+    """CNN_SeqCap at the full profile, without curriculum, on EmoDB, or on the synthetic emotions without EmoDB."""
     key = "emodb:emotion4_p2" if corpora.find("emodb") else "synth_emotion:emotion"
-    return setting(recipes.p2_grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config)
+    return recipes.p2_grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config
 
 
-def our_epoch(chosen: Setting) -> Callable[[], float]:
-    """An epoch as ``training.train`` makes it: clips of like length together, our layers, the fused optimizer."""
-    return _epoch(chosen.model(), chosen.part, chosen.config)
+def our_epoch(chosen: Setting, model: models.AudioModel | None = None) -> Callable[[], float]:
+    """An epoch as ``training.train`` runs it: clips of like length together, our layers, the fused optimizer.
 
-
-def _epoch(model: models.AudioModel, part: Part, config: RunConfig) -> Callable[[], float]:
+    Args:
+        chosen: configuration and data.
+        model: trained in place; default a fresh one.
+    Returns:
+        A call that trains for one epoch and returns the mean loss.
+    """
+    model, config = model or chosen.model(), chosen.config
     loss, random, device = training.LOSSES[model.loss](), np.random.default_rng(0), torch.device("cpu")
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
     decay = schedules.SCHEDULES[config.schedule]
     schedule = decay(optimizer) if decay else None
-    return lambda: training.train_epoch(model, part, loss, optimizer, config, random, device, 2, schedule)
+    # The second epoch is the first after that of a curriculum.
+    return lambda: training.train_epoch(model, chosen.part, loss, optimizer, config, random, device, 2, schedule)
 
 
 def usual_epoch(chosen: Setting) -> Callable[[], float]:
     """An epoch as it is usually written: random batches, padded LSTM, einsum routing, the optimizer's defaults."""
-    model, loss = usual(chosen.model()), training.LOSSES["margin"]()
+    model, loss = in_plain_torch(chosen.model()), training.LOSSES["margin"]()
     optimizer = torch.optim.Adam(model.parameters(), chosen.config.learning_rate)
     random, size = np.random.default_rng(0), chosen.config.batch_size
 
@@ -158,24 +163,24 @@ def usual_epoch(chosen: Setting) -> Callable[[], float]:
 
 
 @dataclass(frozen=True)
-class _WatchedPart(Part):
+class _MarkedPart(Part):
     def batch(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         with record_function("share:collation"):
             return super().batch(indices, device)
 
 
 @contextmanager
-def _watched(model: nn.Module, layers: Mapping[type[nn.Module], str]) -> Iterator[None]:
+def _marked(model: nn.Module, layers: Mapping[type[nn.Module], str]) -> Iterator[None]:
     """Every layer of a kind in ``layers`` marks its forward for the profiler."""
-    hooks, open_ = [], []
+    hooks, active = [], []
 
     def begin(module: nn.Module, _: object) -> None:
         mark = record_function(f"share:{layers[type(module)]}")
         mark.__enter__()
-        open_.append(mark)
+        active.append(mark)
 
     def end(*_: object) -> None:
-        open_.pop().__exit__(None, None, None)
+        active.pop().__exit__(None, None, None)
 
     for module in model.modules():
         if type(module) in layers:
@@ -190,17 +195,19 @@ def _watched(model: nn.Module, layers: Mapping[type[nn.Module], str]) -> Iterato
 def shares(chosen: Setting, layers: Mapping[type[nn.Module], str] = P0_LAYERS) -> dict[str, float]:
     """Share of an epoch's time by kind of layer, forward and backward together, from torch's profiler.
 
-    A backward step belongs to the layer whose forward made it: the profiler gives both the same sequence number. What is left
-    ("other") is the loss, clipping, dropout, accumulation of gradients, and Python between operators.
+    A backward step belongs to the layer whose forward recorded it: the profiler gives both the same sequence number.
+    The rest ("other") is the loss, clipping, dropout, accumulation of gradients, and Python between operators.
 
     Args:
+        chosen: configuration and data.
         layers: names of the shares, by kind of layer.
     Returns:
         By those names, "optimizer", "collation" and "other"; they sum to one.
     """
-    model = chosen.model()
-    epoch = _epoch(model, _WatchedPart(**{f.name: getattr(chosen.part, f.name) for f in fields(Part)}), chosen.config)
-    with _watched(model, layers):
+    marked = replace(chosen, part=_MarkedPart(**vars(chosen.part)))
+    model = marked.model()
+    epoch = our_epoch(marked, model)
+    with _marked(model, layers):
         epoch()
         with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler, record_function("share:epoch"):
             epoch()
@@ -208,7 +215,11 @@ def shares(chosen: Setting, layers: Mapping[type[nn.Module], str] = P0_LAYERS) -
 
 
 def attribute(events: Sequence[object], names: Iterable[str]) -> dict[str, float]:
-    """Shares from the profiler's events: marked ranges, and backward steps by the sequence numbers inside those."""
+    """Shares from the profiler's events: marked ranges, and backward steps by the sequence numbers inside those.
+
+    Raises:
+        CapslibError: if there is no epoch among the events.
+    """
     microseconds = dict.fromkeys([*names, "optimizer", "collation"], 0.0)
     owner: dict[int, str] = {}
     whole = 0.0
@@ -230,11 +241,12 @@ def attribute(events: Sequence[object], names: Iterable[str]) -> dict[str, float
     if not whole:
         raise CapslibError("the profiler saw no epoch: give it at least one batch")
     microseconds["other"] = max(0.0, whole - sum(microseconds.values()))
-    in_all = sum(microseconds.values())
-    return {name: value / in_all for name, value in microseconds.items()}
+    total = sum(microseconds.values())
+    return {name: value / total for name, value in microseconds.items()}
 
 
 def _mark(event: object) -> str | None:
+    """Name of the marked range that an event lies in."""
     while event is not None:
         if event.name.startswith("share:") and event.name != "share:epoch":
             return event.name.removeprefix("share:")
@@ -242,83 +254,82 @@ def _mark(event: object) -> str | None:
     return None
 
 
-def measure(shelf: Shelf, chosen: Setting | None = None) -> None:
-    """An epoch both ways, and the shares of ours; one thread, as every run of a grid has."""
-    chosen = chosen or caps()
+def _add_epoch(
+    store: Store, chosen: Setting, epochs: Mapping[str, Callable], layers: Mapping[type[nn.Module], str]
+) -> dict[str, float]:
+    """Measure epochs and the shares of ours, on one thread as in every run of a grid; returns the medians by name."""
     with timing.threads(1):
-        epochs = {"capslib": our_epoch(chosen), "as usually written": usual_epoch(chosen)}
-        found = timing.in_turns(epochs, shelf.repeats)
-        parts = shares(chosen)
-    for name, value in found.items():
+        seconds = timing.in_turns(epochs, store.repeats)
+        parts = shares(chosen, layers)
+    for name, value in seconds.items():
         print(f"an epoch of {chosen.config.title()}, {name}: {value['median']:.2f} s")
-    print(f"  ours is {found['as usually written']['median'] / found['capslib']['median']:.2f} times as fast")
     print("  of ours: " + ", ".join(f"{name} {share:.0%}" for name, share in parts.items()))
     facts = {"corpus": chosen.config.corpus, "clips": len(chosen.part), "batch_size": chosen.config.batch_size}
     frames = {"frames": int(chosen.part.lengths.sum()), "threads of a training": 1}
-    shelf.keep("epoch", {"seconds": found, "shares": parts, **facts, **frames})
+    store.add("epoch", {"seconds": seconds, "shares": parts, **facts, **frames})
+    return {name: value["median"] for name, value in seconds.items()}
+
+
+def measure(store: Store, chosen: Setting | None = None) -> None:
+    """An epoch of CAPS, ours and as usually written, and the shares of ours."""
+    chosen = chosen or setting(caps())
+    epochs = {"capslib": our_epoch(chosen), "as usually written": usual_epoch(chosen)}
+    medians = _add_epoch(store, chosen, epochs, P0_LAYERS)
+    print(f"  ours is {medians['as usually written'] / medians['capslib']:.2f} times as fast")
 
 
 def step(system: str, batch: Sequence[int] = BATCH) -> tuple[Callable[[], float], Sequence[Tensor]]:
     """A training step of one of P2's systems on spectrograms of noise, and the parameters that it trains.
 
     Args:
-        system: a key of ``recipes.P2_SYSTEMS``, or ``LARGEST``.
+        system: in ``STEPS``, or ``LARGEST``.
         batch: clips, frames, bins.
     """
     random = torch.Generator().manual_seed(0)
     features = torch.randn(*batch, generator=random)
     part = Part(list(features), torch.randint(4, (batch[0],), generator=random))
-    config = RunConfig(
-        corpus="noise", split="none", model=recipes.P2_SYSTEMS.get(system, system.lower()), batch_size=batch[0]
-    )
-    made = Setting(config, part, 4)
-    model = made.model()
-    return _epoch(model, part, made.config), list(model.parameters())
+    config = RunConfig(corpus="noise", split="none", model=system.lower(), batch_size=batch[0])
+    chosen = Setting(config, part, 4)
+    model = chosen.model()
+    return our_epoch(chosen, model), list(model.parameters())
 
 
 def step_for_memory(system: str, batch: Sequence[int]) -> tuple[Callable, Callable, Sequence[Tensor]]:
-    """What ``memory.in_fresh_process`` wants: the step, a small one of its kind, the parameters."""
+    """The step, a small one of its kind, and the parameters: a ``memory.Prepare``."""
     call, parameters = step(system, batch)
     return call, step(system, (1, 40, batch[2]))[0], parameters
 
 
-def measure_emotion(shelf: Shelf, chosen: Setting | None = None, batch: Sequence[int] = BATCH) -> None:
-    """A training step of P2's systems with all cores, time and memory; an epoch of CNN_SeqCap on one thread, and its shares."""
-    measure_steps(shelf, batch)
-    measure_epoch(shelf, chosen or seqcap())
-
-
-def measure_steps(shelf: Shelf, batch: Sequence[int] = BATCH) -> None:
-    """A training step of P2's systems with all cores: time and memory."""
-    found = timing.in_turns({system: step(system, batch)[0] for system in STEPS}, shelf.repeats)
-    found |= timing.in_turns({LARGEST: step(LARGEST, batch)[0]}, 1)
-    mebibytes = {system: memory.in_fresh_process(step_for_memory, (system, batch)) for system in found}
-    for system, value in found.items():
+def measure_emotion(store: Store, chosen: Setting | None = None, batch: Sequence[int] = BATCH) -> None:
+    """Time and memory of a training step of P2's systems on all cores; an epoch of CNN_SeqCap on one thread."""
+    seconds = timing.in_turns({system: step(system, batch)[0] for system in STEPS}, store.repeats)
+    seconds |= timing.in_turns({LARGEST: step(LARGEST, batch)[0]}, 1)
+    mebibytes = {system: memory.in_fresh_process(step_for_memory, (system, batch)) for system in seconds}
+    for system, value in seconds.items():
         print(f"a step of {system}: {value['median']:.3f} s, {mebibytes[system]} MiB")
-    shelf.keep("step", {"seconds": found, "MiB": mebibytes, "batch": list(batch), "threads": torch.get_num_threads()})
+    facts = {"batch": list(batch), "threads": torch.get_num_threads()}
+    store.add("step", {"seconds": seconds, "MiB": mebibytes, **facts})
+    chosen = chosen or setting(seqcap())
+    _add_epoch(store, chosen, {"capslib": our_epoch(chosen)}, P2_LAYERS)
 
 
-def measure_epoch(shelf: Shelf, chosen: Setting) -> None:
-    """An epoch of CNN_SeqCap on one thread, and its shares."""
-    with timing.threads(1):
-        epoch = timing.in_turns({"capslib": our_epoch(chosen)}, shelf.repeats)
-        parts = shares(chosen, P2_LAYERS)
-    print(f"an epoch of {chosen.config.title()}: {epoch['capslib']['median']:.1f} s")
-    print("  of it: " + ", ".join(f"{name} {share:.0%}" for name, share in parts.items()))
-    facts = {"corpus": chosen.config.corpus, "clips": len(chosen.part), "batch_size": chosen.config.batch_size}
-    shelf.keep("epoch", {"seconds": epoch, "shares": parts, **facts, "threads of a training": 1})
-
-
-def whole_run(epochs: int = 30) -> tuple[str, float]:
-    """Seconds of one full run of CAPS, 30 epochs on one thread: FSDD if it is here, else the synthetic digits."""
-    key = "fsdd:digit" if corpora.find("fsdd") else "synth_digits:digit"
-    job = study.grid([key], ["caps"], "full").runs[0].config
-    record = training.train(replace(job, epochs=epochs))
-    return job.title(), record["provenance"]["seconds"]
+def measure_reproduce(store: Store, epochs: int = 30) -> None:
+    """One full run of CAPS on one thread and ``make reproduce``, once each: minutes, so no medians."""
+    config = replace(caps(), epochs=epochs)
+    seconds = training.train(config)["provenance"]["seconds"]
+    print(f"{config.title()}, {epochs} epochs, one thread: {seconds:.0f} s")
+    store.add("whole run", {"title": config.title(), "epochs": epochs, "seconds": seconds, "repeats": 1})
+    seconds, gibibytes = reproduce()
+    print(f"make reproduce at quick, without records: {seconds:.0f} s, at most {gibibytes:.2f} GiB in all processes")
+    store.add("make reproduce", {"seconds": seconds, "GiB": gibibytes, "repeats": 1})
 
 
 def reproduce() -> tuple[float, float]:
-    """Seconds and largest memory (GiB, all processes together) of ``make reproduce`` from no records, into a scratch folder."""
+    """Seconds and peak memory (GiB, all processes together) of ``make reproduce`` without records, in a scratch folder.
+
+    Raises:
+        CapslibError: if it fails.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "capslib", "reproduce"]
         environment = {**os.environ, "CAPSLIB_REPORTS": scratch}
@@ -334,7 +345,7 @@ def reproduce() -> tuple[float, float]:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Bytes of a process and all below it; pages that they share count once, where the system tells."""
+    """Bytes of a process and its descendants; pages that they share count once, where the system reports that."""
     total = 0
     try:
         family = [process, *process.children(recursive=True)]
@@ -347,15 +358,3 @@ def _memory(process: psutil.Process) -> int:
         except psutil.Error:
             continue
     return total
-
-
-def measure_reproduce(shelf: Shelf) -> None:
-    """One full run and ``make reproduce``, once each: minutes, so no medians."""
-    title, seconds = whole_run()
-    print(f"{title}, 30 epochs, one thread: {seconds:.0f} s")
-    shelf.keep("whole run", {"title": title, "epochs": 30, "seconds": seconds, "repeats": 1})
-    seconds, gigabytes = reproduce()
-    print(
-        f"make reproduce at quick, from no records: {seconds:.0f} s, at most {gigabytes:.2f} GiB in all its processes"
-    )
-    shelf.keep("make reproduce", {"seconds": seconds, "GiB": gigabytes, "repeats": 1})

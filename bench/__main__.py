@@ -1,4 +1,4 @@
-"""``python -m capslib.bench [part ...]``: measure, print a line a measurement, keep it for notebook 12."""
+"""``python -m bench [part ...]``: measure, print one line per measurement, store it for notebook 12."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
+from bench import timing
+from bench.store import PARTS, Store
 from capslib import paths
-from capslib.bench import timing
-from capslib.bench.store import Shelf
 from capslib.errors import CapslibError, choose
 
 
-def _parts() -> dict[str, Callable[[Shelf], None]]:
+def _parts() -> dict[str, Callable[[Store], None]]:
     try:
-        from capslib.bench import features, routing, training
+        from bench import features, routing, training
     except ImportError as error:
         raise CapslibError(f"the bench needs {error.name}: pip install 'capslib[bench]'") from None
     return {
@@ -34,14 +34,16 @@ ON_GPU = ("routing", "growth", "features")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure the named parts, all by default, on this machine's processor and on its GPU if it has one."""
-    parser = argparse.ArgumentParser(prog="capslib.bench", description="Speed and memory, as ratios in one run.")
-    parser.add_argument(
-        "parts", nargs="*", metavar="part", help="routing growth features training emotion reproduce; all by default"
-    )
+    """Measure the named parts, by default all, on this machine's processor and on its GPU if it has one.
+
+    Returns:
+        Exit status: 0, 2 after an error, 130 after an interruption.
+    """
+    parser = argparse.ArgumentParser(prog="bench", description="Speed and memory, as ratios within one run.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{' '.join(PARTS)}; default: all")
     parser.add_argument("--repeats", type=int, default=timing.REPEATS, help="turns that count; fewer than 7: a trial")
-    parser.add_argument("--device", choices=("cpu", "cuda"), action="append", help="default: all that are here")
-    parser.add_argument("--into", type=Path, help="folder; default data/measured")
+    parser.add_argument("--device", choices=("cpu", "cuda"), action="append", help="default: all that are available")
+    parser.add_argument("--into", type=Path, help="folder; default: data/measured")
     options = parser.parse_args(arguments)
     try:
         if options.repeats < 1:
@@ -52,15 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
             for part in wanted:
                 if device == "cuda" and part not in ON_GPU:
                     continue
-                shelf = Shelf(part, device, options.repeats, options.into)
+                store = Store(part, device, options.repeats, options.into)
                 print(f"== {part}, {device}, {torch.get_num_threads()} thread(s)", flush=True)
-                known[part](shelf)
-                print(f"kept in {paths.shown(shelf.file)}", flush=True)
+                known[part](store)
+                print(f"stored in {paths.shown(store.file)}", flush=True)
     except CapslibError as error:
-        print(f"capslib.bench: {error}", file=sys.stderr)
+        print(f"bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("capslib.bench: interrupted; what was measured is kept", file=sys.stderr)
+        print("bench: interrupted; what was measured is stored", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,8 @@
-"""The tables of notebook 12 that are about routing, from what ``make bench`` measured (see ``capslib.speed``)."""
+"""What ``make bench`` measured of routing, as tables of notebook 12.
+
+``measured`` is everywhere the entries of the part "routing" of ``store.read``, by name of a shape, unless said
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,39 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from capslib.speed import DETACHED, HEINSEN, NATIVE, NOT_YET, OURS, OURS_DETACHED, PEER, PORT, PORT_DETACHED, median
+from bench.formulations import DETACHED, EINSUM, HEINSEN, NATIVE, OURS, OURS_DETACHED, ROWS
+from bench.results import NOT_YET, median
+from bench.store import Measured
 
 
-def _reference(row: str) -> str:
-    """The row of ours that another is fairly compared with: the same gradient."""
+def reference(row: str) -> str:
+    """The row of ours that another is fairly compared with: the one with the same gradient."""
     return OURS_DETACHED if row in DETACHED else OURS
 
 
-def compared(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """Every formulation at every shape: forward and backward in ms / MiB, and beside it the ratio to ours in the same run.
+def comparison(measured: Mapping[str, dict]) -> pd.DataFrame:
+    """Every formulation at every shape: ms / MiB of forward and backward, and the ratio to ours in the same run.
 
     Rows with detached inner iterations are compared with ours of that kind, all others with our full gradient. Last the
     estimated limit, and our time as a multiple of it.
     """
-    names = {row for entry in measured.values() for row in entry["rows"]}
     table = []
-    for row in sorted(names, key=lambda row: _ORDER.index(row) if row in _ORDER else len(_ORDER)):
+    for row in ROWS:
+        if not any(row in entry["rows"] for entry in measured.values()):
+            continue
         cells: dict[str, str] = {"formulation": row}
         for shape, entry in measured.items():
-            found = entry["rows"].get(row)
-            if found is None or "failed" in found:
-                cells |= {f"({shape}) ms / MiB": "" if found is None else "failed", f"({shape}) ratio": ""}
+            result = entry["rows"].get(row)
+            if result is None or "failed" in result:
+                cells |= {f"({shape}) ms / MiB": "" if result is None else "failed", f"({shape}) ratio": ""}
                 continue
-            ratio = median(found) / median(entry["rows"][_reference(row)])
-            extra = "?" if found["MiB both"] is None else f"{found['MiB both']:.0f}"
-            cells[f"({shape}) ms / MiB"] = f"{1e3 * median(found):.1f} / {extra}"
+            ratio = median(result) / median(entry["rows"][reference(row)])
+            extra = "?" if result["MiB both"] is None else f"{result['MiB both']:.0f}"
+            cells[f"({shape}) ms / MiB"] = f"{1e3 * median(result):.1f} / {extra}"
             cells[f"({shape}) ratio"] = f"{ratio:.2f}"
         table.append(cells)
-    for title, direction, ours in _LIMITS:
+    limits = (("full gradient", "both", OURS), ("inner iterations detached", "detached", OURS_DETACHED))
+    for title, direction, ours in limits:
         cells = {"formulation": f"estimated limit, {title}"}
         times = {"formulation": f"{ours}: times the limit"}
         for shape, entry in measured.items():
@@ -46,31 +54,30 @@ def compared(measured: Mapping[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-_ORDER = (OURS, NATIVE, PEER, PORT, "votes by broadcast multiply and sum", HEINSEN, OURS_DETACHED, PORT_DETACHED)
-_LIMITS = (("full gradient", "both", OURS), ("inner iterations detached", "detached", OURS_DETACHED))
+def details(measured: Mapping[str, dict]) -> pd.DataFrame:
+    """One row per formulation, shape and direction.
 
-
-def everything(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """One row a formulation, shape and direction: median and quartiles in ms, extra MiB, ratio to ours, largest difference."""
+    Returns:
+        Median and quartiles in ms, extra MiB, time as a multiple of ours, largest difference from our outputs.
+    """
     rows = []
     for shape, entry in measured.items():
-        for name, found in entry["rows"].items():
+        for name, result in entry["rows"].items():
             for direction in ("forward", "both"):
-                if direction not in found:
+                if direction not in result:
                     continue
-                ours = median(entry["rows"][_reference(name)], direction)
-                quantiles = {f"{q} ms": 1e3 * found[direction][q] for q in ("median", "lower", "upper")}
+                ours = median(entry["rows"][reference(name)], direction)
                 rows.append(
                     {"shape": shape, "formulation": name, "direction": direction.replace("both", "forward + backward")}
-                    | quantiles
-                    | {"MiB": found[f"MiB {direction}"], "times ours": median(found, direction) / ours}
-                    | {"largest difference": found["difference"]}
+                    | {f"{q} ms": 1e3 * result[direction][q] for q in ("median", "lower", "upper")}
+                    | {"MiB": result[f"MiB {direction}"], "times ours": median(result, direction) / ours}
+                    | {"largest difference": result["difference"]}
                 )
     return pd.DataFrame(rows)
 
 
 def goals(measured: Mapping[str, dict], ours: str = OURS) -> pd.DataFrame:
-    """What was asked for before anything was measured, and what came out, shape by shape.
+    """The goals that were set before anything was measured, and what was measured, shape by shape.
 
     Args:
         measured: entries of the part "routing".
@@ -81,16 +88,17 @@ def goals(measured: Mapping[str, dict], ours: str = OURS) -> pd.DataFrame:
         cells = {"goal, full gradient": title}
         for shape, entry in measured.items():
             rows = entry["rows"]
-            found = value(rows.get(ours, rows[OURS]), entry)
+            reached = value(rows.get(ours, rows[OURS]), entry)
             bound = bounds.get(shape, bounds[""])
-            met = found >= bound if at_least else found <= bound
-            cells[f"({shape})"] = "not measured" if np.isnan(found) else f"{found:.2f}, {'met' if met else 'not met'}"
+            met = reached >= bound if at_least else reached <= bound
+            met_or_not = f"{reached:.2f}, {'met' if met else 'not met'}"
+            cells[f"({shape})"] = "not measured" if np.isnan(reached) else met_or_not
         table.append(cells)
     return pd.DataFrame(table)
 
 
-def _memory(row: Mapping, entry: Mapping) -> float:
-    mine, theirs = row.get("MiB both"), entry["rows"][PEER].get("MiB both")
+def _memory_ratio(row: Mapping, entry: Mapping) -> float:
+    mine, theirs = row.get("MiB both"), entry["rows"][EINSUM].get("MiB both")
     return mine / theirs if mine is not None and theirs else np.nan
 
 
@@ -98,7 +106,7 @@ def _memory(row: Mapping, entry: Mapping) -> float:
 _GOALS = (
     (
         "times faster than the einsum formulation: at least 4, (c') 1.5",
-        lambda row, entry: median(entry["rows"][PEER]) / median(row),
+        lambda row, entry: median(entry["rows"][EINSUM]) / median(row),
         True,
         {"": 4.0, "c'": 1.5},
     ),
@@ -108,7 +116,7 @@ _GOALS = (
         False,
         {"": 1.0},
     ),
-    ("memory over the einsum formulation's: at most 0.5", _memory, False, {"": 0.5}),
+    ("memory over the einsum formulation's: at most 0.5", _memory_ratio, False, {"": 0.5}),
     (
         "time over the estimated limit: at most 3",
         lambda row, entry: median(row) / entry["limit"]["both"],
@@ -127,28 +135,32 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def growth(measured: Mapping[str, dict]) -> pd.DataFrame:
-    """One row a measured point: letter, kind of matrices, value, formulation, ms and MiB of forward and backward."""
+    """One row per measured point: letter, kind of weights, value, formulation, ms and MiB of forward and backward.
+
+    Args:
+        measured: entries of the part "growth".
+    """
     return pd.DataFrame(
         {
             "letter": entry["letter"],
-            "matrices": name.split(", ")[1],
+            "weights": "shared" if entry["middle"]["shared"] else "unshared",
             "value": point["value"],
             "formulation": row,
-            "ms": 1e3 * median(found),
-            "MiB": found.get("MiB both"),
+            "ms": 1e3 * median(result),
+            "MiB": result.get("MiB both"),
         }
-        for name, entry in measured.items()
+        for entry in measured.values()
         for point in entry["points"]
-        for row, found in point["rows"].items()
+        for row, result in point["rows"].items()
     )
 
 
-def slopes(points: pd.DataFrame, last: int = 3) -> pd.DataFrame:
+def exponents(points: pd.DataFrame, last: int = 3) -> pd.DataFrame:
     """Exponent of the time in each size: slope of log time over log size through the ``last`` points of ``growth``."""
     rows = []
-    groups = points.groupby(["matrices", "formulation"], sort=False) if len(points) else ()
-    for (matrices, formulation), group in groups:
-        cells = {"matrices": matrices, "formulation": formulation}
+    groups = points.groupby(["weights", "formulation"], sort=False) if len(points) else ()
+    for (weights, formulation), group in groups:
+        cells = {"weights": weights, "formulation": formulation}
         for letter, line in group.groupby("letter", sort=False):
             tail = line.sort_values("value").tail(last)
             cells[letter] = f"{np.polyfit(np.log(tail['value']), np.log(tail['ms']), 1)[0]:.2f}"
@@ -156,19 +168,19 @@ def slopes(points: pd.DataFrame, last: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def on_gpu(all_gpus: Mapping[str, Mapping[str, Mapping[str, dict]]], names: Mapping[str, str]) -> pd.DataFrame:
-    """Routing on every GPU that measured, against the ceilings of the same run; one row a shape that says so if none did.
+def on_gpus(all_gpus: Mapping[str, Measured], titles: Mapping[str, str]) -> pd.DataFrame:
+    """Routing on every GPU that measured, beside the ceilings of the same run; one row per shape, also where none did.
 
-    Achieved rates count the bytes and FLOPs of a kernel that keeps votes on the chip (``capslib.bench.routing.fused``).
+    Achieved rates count the bytes and FLOPs of a kernel that keeps votes on the chip (``bench.routing.fused``).
 
     Args:
-        all_gpus: see ``gpus``.
-        names: title of each shape.
+        all_gpus: see ``store.read_gpus``.
+        titles: of each shape.
     """
     rows = []
-    for kind, parts in all_gpus.items() or [("no GPU", {})]:
-        for shape, title in names.items():
-            entry = parts.get("routing", {}).get(shape)
+    for kind, measured in all_gpus.items() or [("no GPU", {})]:
+        for shape, title in titles.items():
+            entry = measured.get("routing", {}).get(shape)
             cells: dict[str, str] = {"GPU": kind, "shape": f"({shape}) {title}"}
             rows.append(cells | (_gpu_row(entry) if entry else dict.fromkeys(_GPU_COLUMNS, NOT_YET)))
     return pd.DataFrame(rows)
@@ -188,11 +200,8 @@ _GPU_COLUMNS = (
 
 def _gpu_row(entry: Mapping) -> dict[str, str]:
     ours, shape = entry["rows"][OURS], entry["shape"]
-    eager = [
-        median(row)
-        for name, row in entry["rows"].items()
-        if name not in (OURS, NATIVE, HEINSEN, *DETACHED) and "both" in row
-    ]
+    others = (OURS, NATIVE, HEINSEN, *DETACHED)
+    eager = [median(row) for name, row in entry["rows"].items() if name not in others and "both" in row]
     moved, flops = (amount / median(ours) for amount in entry["fused"]["both"])
     ceilings = entry["ceilings"]
     share = max(moved / ceilings["copy"], flops / ceilings["matmul"])

@@ -1,4 +1,4 @@
-"""Times that can be compared: candidates in turns, medians and quartiles, no collector of garbage in between."""
+"""Times that can be compared: candidates in turns, medians and quartiles, no garbage collection in between."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TURN_SECONDS = 0.05
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """``count`` threads for torch's operators, as before again afterwards."""
+    """``count`` threads for torch's operators inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -26,7 +26,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def once(call: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds of one call: by the clock, or between two CUDA events with nothing left to do before and after."""
+    """Seconds of one call: by the clock, or between two CUDA events on an otherwise idle device."""
     if device == "cpu":
         began = time.perf_counter()
         call()
@@ -46,17 +46,18 @@ def in_turns(
     device: str = "cpu",
     turn_seconds: float | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Seconds a call of every candidate, in turns, so that a drifting machine touches all alike.
+    """Seconds per call of every candidate, in turns, so that a machine that drifts affects all alike.
 
-    The first turn is thrown away: it compiles, loads and faults pages in. Every turn begins one candidate later, so that
-    nobody always comes after the same neighbour. A turn of a quick candidate is the mean of several calls after one that is
-    not counted, so that its caches are its own; of one slower than ``turn_seconds``, a single call.
+    The first turn is discarded: it compiles, loads and faults pages in. Every turn begins one candidate later, so that
+    no candidate always follows the same one. A turn of a quick candidate is the mean of several calls after one that
+    is not counted, so that its caches are its own; a turn of a candidate slower than ``turn_seconds`` is a single
+    call.
 
     Args:
         calls: by name.
         repeats: turns that count.
         device: "cpu" or "cuda".
-        turn_seconds: how long a turn of a quick candidate lasts, by default ``TURN_SECONDS``.
+        turn_seconds: duration of a turn of a quick candidate; default ``TURN_SECONDS``.
     Returns:
         By name: median, lower and upper quartile (seconds), repeats.
     """
@@ -65,7 +66,7 @@ def in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     last: dict[str, float] = {}
     collecting = gc.isenabled()
-    gc.freeze()  # what is there already need not be looked through again before every candidate
+    gc.freeze()  # objects that exist already need not be traversed again before every candidate
     gc.disable()
     try:
         for turn in range(repeats + 1):

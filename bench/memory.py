@@ -1,7 +1,8 @@
-"""Peak memory of one call beyond what it was given: measured, not estimated.
+"""Peak memory of one call beyond its inputs: measured, not estimated.
 
-On a processor each candidate gets a process of its own. There the kernel's high-water mark of resident memory (``VmHWM``) is reset
-just before the call (``/proc/self/clear_refs``) and read after it. On a GPU torch's allocator keeps the mark.
+On a processor each candidate gets a process of its own. There the kernel's high-water mark of resident memory
+(``VmHWM``) is reset just before the call (``/proc/self/clear_refs``) and read after it. On a GPU torch's allocator has
+such a mark.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 MIB = 2**20
-# What a call needs, made inside the fresh process: the call, a small call of the same kind, and the parameters.
+# Run inside the fresh process; returns the call, a small call of the same kind, and the parameters.
 Prepare = Callable[..., tuple[Callable[[], object], Callable[[], object], Sequence[torch.Tensor]]]
 
 
@@ -26,24 +27,24 @@ def _status(field: str) -> int:
 
 
 def peak(call: Callable[[], object], parameters: Sequence[torch.Tensor], device: str = "cpu") -> float | None:
-    """MiB of one call in this process at its highest, without what was there before and without parameter gradients.
+    """Peak memory of one call in this process, without what was allocated before and without parameter gradients.
 
-    Gradients of ``parameters`` that the call leaves are taken off, because every formulation has to make them; if the
-    highest point lies before they exist, that is a little too kind to a formulation.
+    Gradients of ``parameters`` that the call leaves are subtracted, because every formulation has to compute them; if
+    the peak lies before they exist, that is a little too kind to a formulation.
 
     Args:
         call: run once.
         parameters: whose ``grad`` is not counted.
         device: "cpu" or "cuda".
     Returns:
-        MiB, or None where the system does not tell (``/proc`` is Linux's).
+        MiB, or None where the system does not report it (``/proc`` is Linux's).
     """
     for parameter in parameters:
         parameter.grad = None
     gc.collect()
     if device == "cpu":
         try:
-            ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but kept would hide what the call needs
+            ctypes.CDLL(None).malloc_trim(0)  # free memory that the heap still holds would hide what is needed
             with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
                 file.write("5")
             before = _status("VmRSS")
@@ -65,22 +66,22 @@ def peak(call: Callable[[], object], parameters: Sequence[torch.Tensor], device:
 def _prepared(prepare: Prepare, arguments: tuple, threads: int, device: str) -> float | None:
     torch.set_num_threads(threads)
     call, small, parameters = prepare(*arguments)
-    small()  # threads, libraries and torch's own tables are there before the mark is set
+    small()  # loads libraries and starts threads before the mark is set
     return peak(call, parameters, device)
 
 
 def in_fresh_process(prepare: Prepare, arguments: tuple, device: str = "cpu") -> float | None:
-    """``peak`` of the call that ``prepare(*arguments)`` makes, in a process that has done nothing else.
+    """``peak`` of the call that ``prepare(*arguments)`` returns, in a process that has done nothing else.
 
     Args:
-        prepare: importable by name; returns the call, a tiny call of the same kind, and the parameters.
+        prepare: importable by name.
         arguments: picklable.
-        device: on "cuda" the measurement stays in this process: its allocator counts exactly.
+        device: on "cuda" the measurement stays in this process: torch's allocator counts exactly.
     """
     if device != "cpu":
         return _prepared(prepare, arguments, torch.get_num_threads(), device)
     # The server imports once and never computes, so its children start quickly and without threads of their own.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["capslib.bench.routing", "torch.fx.experimental.symbolic_shapes"])
+    context.set_forkserver_preload(["bench.routing", "torch.fx.experimental.symbolic_shapes"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_prepared, prepare, arguments, torch.get_num_threads(), device).result()

@@ -1,4 +1,4 @@
-"""What kind of machine measured, and what it can do at most: never which one it was."""
+"""What kind of machine measured and the most that it can do; never which machine it was."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from capslib.bench import timing
+from bench import timing
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 COPY_BYTES = 256 * 10**6
 MATMUL_SIZES = (1024, 1536, 2048)
 
@@ -29,15 +29,15 @@ def kind(device: str = "cpu") -> str:
     if device == "cuda":
         return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     count = cores()
-    return f"{_WORDS[count] if count < len(_WORDS) else count}-core-cpu"
+    return f"{_NUMBERS[count] if count < len(_NUMBERS) else count}-core-cpu"
 
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def describe(device: str = "cpu") -> dict[str, object]:
@@ -58,30 +58,35 @@ def describe(device: str = "cpu") -> dict[str, object]:
 def ceilings(
     device: str = "cpu", repeats: int = timing.REPEATS, size: int = COPY_BYTES, sides: tuple[int, ...] = MATMUL_SIZES
 ) -> dict[str, float]:
-    """The fastest that this machine moved and multiplied, in this run: every limit is computed from these.
+    """The highest rates of moving and multiplying that this machine reached in this run; limits are computed from them.
 
-    Copy (b = a) counts two arrays and triad (a = b + s c) three, as STREAM does, from arrays of ``size`` bytes that are there before: no cache
-    holds them and no page is new. Matrix products are of squares in float32; the fastest size counts. The shortest of the
-    repeats is taken, not the median: a ceiling that noise lowered would flatter us.
+    Copy (b = a) counts two arrays and triad (a = b + s c) three, as STREAM does. The arrays are allocated before and
+    too large for any cache. Matrix products are of squares in float32; the fastest size counts. The shortest of the
+    repeats is taken, not the median: a ceiling lowered by noise would flatter us.
 
+    Args:
+        device: "cpu" or "cuda".
+        repeats: measurements of each, after one more.
+        size: bytes of an array.
+        sides: of the squares.
     Returns:
-        copy, triad (bytes a second), matmul (FLOP a second), and on a GPU matmul_tf32.
+        copy, triad (bytes per second), matmul (FLOPs per second), and on a GPU matmul_tf32.
     """
     count = size // 4
     a, b, c = (torch.ones(count, device=device) for _ in range(3))
     copy = min(timing.once(partial(a.copy_, b), device) for _ in range(repeats + 1))
     triad = min(timing.once(partial(torch.add, b, c, alpha=0.5, out=a), device) for _ in range(repeats + 1))
-    found = {"copy": 2 * a.nbytes / copy, "triad": 3 * a.nbytes / triad, "matmul": 0.0}
+    rates = {"copy": 2 * a.nbytes / copy, "triad": 3 * a.nbytes / triad, "matmul": 0.0}
     for side in sides:
         x, y = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
         out = torch.empty_like(x)
         product = partial(torch.mm, x, y, out=out)
-        found["matmul"] = max(found["matmul"], _rate(product, side, device, repeats))
+        rates["matmul"] = max(rates["matmul"], _rate(product, side, device, repeats))
         if device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
-            found["matmul_tf32"] = max(found.get("matmul_tf32", 0.0), _rate(product, side, device, repeats))
+            rates["matmul_tf32"] = max(rates.get("matmul_tf32", 0.0), _rate(product, side, device, repeats))
             torch.backends.cuda.matmul.allow_tf32 = False
-    return found
+    return rates
 
 
 def _rate(product: Callable[[], object], side: int, device: str, repeats: int) -> float:

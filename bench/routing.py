@@ -1,4 +1,4 @@
-"""Routing alone: every formulation on the study's shapes, forward and backward, time and memory, beside an estimated limit."""
+"""Routing alone: time and memory of every formulation on the study's shapes, beside an estimated limit."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from capslib.bench import machine, memory, timing
-from capslib.bench.formulations import ROWS, SAME_RULE, HeinsenRouting
-from capslib.bench.store import Shelf
-from capslib.speed import HEINSEN, NATIVE, OURS, OURS_DETACHED, PEER
+from bench import machine, memory, timing
+from bench.formulations import EINSUM, HEINSEN, NATIVE, OURS, OURS_DETACHED, ROWS, SAME_RULE, HeinsenRouting
+from bench.store import Store
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is routed: B x I x F -> J x D, by one matrix an output capsule (``shared``) or one for each input as well."""
+    """What is routed: B x I x F -> J x D, one weight matrix per output capsule (``shared``) or per input and output."""
 
     B: int
     I: int
@@ -27,7 +26,8 @@ class Shape:
     iterations: int = 3
 
     def __str__(self) -> str:
-        return f"{self.B} x {self.I} x {self.F} -> {self.J} x {self.D}, {'one matrix' if self.shared else 'a matrix an input'}"
+        weights = "shared weights" if self.shared else "unshared weights"
+        return f"{self.B} x {self.I} x {self.F} -> {self.J} x {self.D}, {weights}"
 
 
 SHAPES: Mapping[str, Shape] = {
@@ -49,9 +49,15 @@ class Calls:
 
 
 def calls(shape: Shape, row: str, device: str = "cpu") -> Calls:
-    """The same inputs for every row of a shape: unit normal capsules, matrices small enough that nothing saturates.
+    """A formulation with the inputs that all rows of a shape have: unit normal capsules, weights that saturate nothing.
 
-    Matrices lie in memory as each row wants them: (I, J, D, F) for ours, as ``CapsuleLayer`` keeps them; (I, J, F, D) for others.
+    Unshared weights lie in memory as each row expects them: (I, J, D, F) for ours, as in ``CapsuleLayer``, and
+    (I, J, F, D) for others.
+
+    Args:
+        shape: of the inputs.
+        row: one of ``ROWS``.
+        device: "cpu" or "cuda".
     """
     generator = torch.Generator().manual_seed(0)
     own = () if shape.shared else (shape.I,)
@@ -67,10 +73,10 @@ def calls(shape: Shape, row: str, device: str = "cpu") -> Calls:
         run = lambda: layer(u)  # noqa: E731
     else:
         weight = (drawn / (shape.F * shape.I) ** 0.5).to(device)
-        turned = row in (OURS, NATIVE, OURS_DETACHED) and not shape.shared
-        kept = (weight.transpose(-1, -2).contiguous() if turned else weight).requires_grad_()
-        parameters = [kept]
-        run = lambda: SAME_RULE[row](u, kept.transpose(-1, -2) if turned else kept, shape.iterations)  # noqa: E731
+        transposed = row in (OURS, NATIVE, OURS_DETACHED) and not shape.shared
+        stored = (weight.transpose(-1, -2).contiguous() if transposed else weight).requires_grad_()
+        parameters = [stored]
+        run = lambda: SAME_RULE[row](u, stored.transpose(-1, -2) if transposed else stored, shape.iterations)  # noqa: E731
 
     def both() -> None:
         for leaf in (u, *parameters):
@@ -81,25 +87,25 @@ def calls(shape: Shape, row: str, device: str = "cpu") -> Calls:
 
 
 def for_memory(shape: Shape, row: str, direction: str, device: str) -> tuple[Callable, Callable, Sequence[Tensor]]:
-    """What ``memory.in_fresh_process`` wants: the call, a tiny one of its kind, the parameters."""
-    made, tiny = calls(shape, row, device), calls(replace(TINY, shared=shape.shared), row, device)
-    return getattr(made, direction), tiny.both, made.parameters
+    """The call, a tiny one of its kind, and the parameters: a ``memory.Prepare``."""
+    measured, tiny = calls(shape, row, device), calls(replace(TINY, shared=shape.shared), row, device)
+    return getattr(measured, direction), tiny.both, measured.parameters
 
 
-def work(shape: Shape) -> dict[str, dict[str, float]]:
-    """Bytes and FLOPs that an ideal kernel cannot avoid, in float32; n iterations, 3 everywhere here.
+def work(shape: Shape) -> dict[str, list[tuple[float, float]]]:
+    """Bytes and FLOPs that an ideal kernel cannot avoid, in float32, for n iterations.
 
-    Let U = 4 B I F, W = 4 I J F D and V = 4 B I J D be the bytes of inputs, matrices and votes, G = 2 B I F J D the FLOPs that make all
-    votes and R = 2 B I J D those of one sum over them. With a matrix an input:
+    Let U = 4 B I F, W = 4 I J F D and V = 4 B I J D be the bytes of inputs, weights and votes, G = 2 B I F J D the
+    FLOPs of computing all votes and R = 2 B I J D those of one sum over them. With unshared weights:
 
-        forward            U + W + n V bytes    votes written once; every later pass reads them once and does both of its sums
-                           G + (2 n - 1) R FLOPs
-        backward           2 U + 2 W bytes, 2 G FLOPs: gradients of inputs and matrices
-        through all passes 2 (n - 1) V bytes more: votes and their gradient, once for each inner pass
+        forward            U + W + n V bytes, G + (2 n - 1) R FLOPs: votes are written once; every later iteration
+                           reads them once and does both of its sums
+        backward           2 U + 2 W bytes, 2 G FLOPs: gradients of inputs and weights
+        full gradient      2 (n - 1) V bytes more: votes and their gradient, once per inner iteration
 
-    With one matrix (W = 4 J F D) votes are never formed, and with P = 2 B I F J:
+    With shared weights (W = 4 J F D) votes are never formed, and with P = 2 B I F J:
 
-        forward            U + W bytes, (2 n - 2) P FLOPs: the first pass is a plain mean
+        forward            U + W bytes, (2 n - 2) P FLOPs: the first iteration is a plain mean
         both               three times as much
 
     Returns:
@@ -109,22 +115,22 @@ def work(shape: Shape) -> dict[str, dict[str, float]]:
     inputs = 4 * B * I * F
     if shape.shared:
         forward = (inputs + 4 * J * F * D, (2 * n - 2) * 2 * B * I * F * J)
-        last = 2 * B * I * F * J  # the last pass alone: gradients of its pooling, to inputs and matrices
+        last = 2 * B * I * F * J  # the last iteration alone: gradients of its pooling, to inputs and weights
         detached = [forward, (2 * inputs, 2 * last)]
         return {"forward": [forward], "detached": detached, "both": [tuple(3 * amount for amount in forward)]}
-    matrices, votes = 4 * I * J * F * D, 4 * B * I * J * D
+    weights, votes = 4 * I * J * F * D, 4 * B * I * J * D
     product, one_sum = 2 * B * I * F * J * D, 2 * B * I * J * D
-    forward = (inputs + matrices + n * votes, product + (2 * n - 1) * one_sum)
-    backward = (2 * inputs + 2 * matrices, 2 * product)
+    forward = (inputs + weights + n * votes, product + (2 * n - 1) * one_sum)
+    backward = (2 * inputs + 2 * weights, 2 * product)
     inner = (2 * (n - 1) * votes, 0)
     return {"forward": [forward], "detached": [forward, backward], "both": [forward, backward, inner]}
 
 
 def limit(shape: Shape, ceilings: Mapping[str, float]) -> dict[str, float]:
-    """Estimated least seconds by direction: each term of ``work`` takes its bytes at triad's rate or its FLOPs at the matrix
-    product's, whichever is longer.
+    """Estimated least seconds by direction, from the rates of ``machine.ceilings``.
 
-    An estimate by hand, with votes in main memory: where they fit into a cache, it can be undercut.
+    Each term of ``work`` takes its bytes at the rate of triad or its FLOPs at that of the matrix product, whichever is
+    longer. The estimate assumes votes in main memory: where they fit into a cache, it can be undercut.
     """
     return {
         direction: sum(max(moved / ceilings["triad"], flops / ceilings["matmul"]) for moved, flops in terms)
@@ -133,10 +139,10 @@ def limit(shape: Shape, ceilings: Mapping[str, float]) -> dict[str, float]:
 
 
 def fused(shape: Shape) -> dict[str, tuple[float, float]]:
-    """Bytes and FLOPs of a kernel that keeps votes on the chip: what a GPU's achieved rates are counted in.
+    """Bytes and FLOPs of a kernel that keeps votes on the chip, by direction: what a GPU's achieved rates count.
 
-    Inputs, matrices and outputs cross once forward; backward they cross again, with their gradients. Votes are made once forward
-    and again backward.
+    Inputs, weights and outputs cross once forward; backward they cross again, with their gradients. Votes are computed
+    once forward and again backward.
     """
     B, I, F, J, D, n = shape.B, shape.I, shape.F, shape.J, shape.D, shape.iterations
     crossing = 4 * (B * I * F + (1 if shape.shared else I) * J * F * D + B * J * D)
@@ -154,7 +160,7 @@ def compare(
 
     Args:
         shape, rows, device, repeats: what to measure and how often.
-        peaks: measure memory, too: a fresh process for each row and direction.
+        peaks: measure memory, too, in a fresh process for each row and direction.
     Returns:
         By row: forward and both (see ``timing.in_turns``), "MiB forward" and "MiB both" (see ``memory.peak``), and
         "difference", the largest from our outputs (None for another rule); or "failed", with the reason.
@@ -164,45 +170,45 @@ def compare(
     expected = calls(shape, OURS, device).forward()
     for row in rows:
         try:
-            made = calls(shape, row, device)
-            difference = (made.forward() - expected).abs().max().item()
-            made.both()
+            formulation = calls(shape, row, device)
+            difference = (formulation.forward() - expected).abs().max().item()
+            formulation.both()
         except (RuntimeError, MemoryError) as error:  # too large for this machine: the others go on
             results[row]["failed"] = str(error).splitlines()[0][:200]
             continue
-        ready[row] = made
+        ready[row] = formulation
         results[row]["difference"] = None if row == HEINSEN else difference
         for direction in ("forward", "both") if peaks else ():
             arguments = (shape, row, direction, device)
             results[row][f"MiB {direction}"] = memory.in_fresh_process(for_memory, arguments, device)
     for direction in ("forward", "both"):
-        passes = {row: getattr(made, direction) for row, made in ready.items()}
-        for row, seconds in timing.in_turns(passes, repeats, device).items():
+        candidates = {row: getattr(formulation, direction) for row, formulation in ready.items()}
+        for row, seconds in timing.in_turns(candidates, repeats, device).items():
             results[row][direction] = seconds
     return results
 
 
-def measure(shelf: Shelf) -> None:
-    """The study's shapes, an entry each, with a line a row."""
-    ceilings = machine.ceilings(shelf.device, shelf.repeats)
+def measure(store: Store) -> None:
+    """The study's shapes, one entry per shape."""
+    ceilings = machine.ceilings(store.device, store.repeats)
     print("ceilings: " + ", ".join(f"{name} {rate / 1e9:.0f} G/s" for name, rate in ceilings.items()))
     for name, shape in SHAPES.items():
-        native = shelf.device == "cpu" and not shape.shared
-        rows = compare(shape, [row for row in ROWS if row != NATIVE or native], shelf.device, shelf.repeats)
+        native = store.device == "cpu" and not shape.shared
+        rows = compare(shape, [row for row in ROWS if row != NATIVE or native], store.device, store.repeats)
         least = limit(shape, ceilings)
         print(f"({name}) {shape}, estimated limit {1e3 * least['both']:.1f} ms:")
-        for row, found in rows.items():
-            print(f"  {row:66s} {line(found, rows[OURS])}")
+        for row, result in rows.items():
+            print(f"  {row:66s} {_line(result, rows[OURS])}")
         facts = {"shape": asdict(shape), "ceilings": ceilings, "limit": least, "fused": fused(shape)}
-        shelf.keep(name, {"rows": rows, **facts})
+        store.add(name, {"rows": rows, **facts})
 
 
-def line(found: Mapping[str, object], ours: Mapping[str, object]) -> str:
+def _line(result: Mapping[str, object], ours: Mapping[str, object]) -> str:
     """Milliseconds, MiB and the ratio to our row, as they are printed."""
-    if "both" not in found or "both" not in ours:
-        return f"failed: {found.get('failed', 'ours did')}"
-    median = found["both"]["median"]
-    extra = "?" if found.get("MiB both") is None else f"{found['MiB both']:.0f}"
+    if "both" not in result or "both" not in ours:
+        return f"failed: {result.get('failed', 'ours did')}"
+    median = result["both"]["median"]
+    extra = "?" if result.get("MiB both") is None else f"{result['MiB both']:.0f}"
     return f"{1e3 * median:8.1f} ms {extra:>6s} MiB  {median / ours['both']['median']:6.2f} times ours"
 
 
@@ -217,17 +223,17 @@ GROWTH: Mapping[str, Sequence[int]] = {
 }
 
 
-def growth(shelf: Shelf) -> None:
-    """Ours (both gradients) and the einsum formulation as one size grows, an entry for each size and kind of matrices."""
+def growth(store: Store) -> None:
+    """Ours (both gradients) and the einsum formulation as one size grows, one entry per size and kind of weights."""
     for shared in (False, True):
         for letter, values in GROWTH.items():
             points = []
             for value in values:
                 shape = replace(MIDDLE, shared=shared, **{letter: value})
-                rows = compare(shape, (OURS, OURS_DETACHED, PEER), shelf.device, shelf.repeats, peaks=False)
+                rows = compare(shape, (OURS, OURS_DETACHED, EINSUM), store.device, store.repeats, peaks=False)
                 points.append({"value": value, "rows": rows})
-                print(
-                    f"{letter} = {value}, {shape}: ours {line(rows[OURS], rows[OURS])}; einsum {line(rows[PEER], rows[OURS])}"
-                )
+                ours, einsum = (_line(rows[row], rows[OURS]) for row in (OURS, EINSUM))
+                print(f"{letter} = {value}, {shape}: ours {ours}; einsum {einsum}")
+            # Entries have the names of those in data/measured, so that new ones replace them.
             name = f"{letter}, {'one matrix' if shared else 'a matrix an input'}"
-            shelf.keep(name, {"middle": asdict(replace(MIDDLE, shared=shared)), "letter": letter, "points": points})
+            store.add(name, {"middle": asdict(replace(MIDDLE, shared=shared)), "letter": letter, "points": points})
