@@ -12,6 +12,8 @@ from capslib import keys, paths
 from capslib.errors import CapslibError, choose
 
 PARTS = ("routing", "growth", "features", "training", "emotion", "reproduce")
+# Where the code begins whose version an entry names.
+FEATURES, ROUTING = ("capslib.features", "extract"), ("capslib.layers.routing", "route")
 # All that one kind of machine measured: by part, then by entry.
 Measured = Mapping[str, Mapping[str, dict]]
 
