@@ -21,7 +21,7 @@ from capslib import corpora, paths, study, training
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
 from capslib.records import comparable, file_name, read, run_key
-from capslib.runs import RunConfig
+from capslib.training import RunConfig
 
 _APART = ("corpus", "split", "seed", "epochs", "batch_size")  # what runs of one system differ in
 
@@ -46,13 +46,12 @@ def short(config: RunConfig) -> RunConfig:
 
 def made_here(described: Iterable[dict]) -> list[dict]:
     """Code version of each configuration and the comparable part of a short run of it."""
-    return [
-        {
-            "code": study.code_of(config),
-            "record": json.loads(json.dumps(comparable(training.train(short(configuration(config)))))),
-        }
-        for config in tqdm(list(described), desc="short runs", unit="run", file=sys.stderr)
-    ]
+    made = []
+    for config in tqdm(list(described), desc="short runs", unit="run", file=sys.stderr):
+        run = short(configuration(config))
+        record = training.train(run, source=study.source_of(run))
+        made.append({"code": study.code_of(config), "record": json.loads(json.dumps(comparable(record)))})
+    return made
 
 
 def made_there(checkout: Path, described: list[dict]) -> list[dict]:

@@ -19,7 +19,7 @@ from capslib import corpora, models, paths, training
 from capslib.errors import CapslibError, choose
 from capslib.executors import executor
 from capslib.records import SCHEMA, Store, code_version, run_key
-from capslib.runs import RunConfig
+from capslib.training import RunConfig
 
 # A model's name, options that differ from its defaults, and fields of ``RunConfig`` that differ from the profile's.
 System = tuple[str, Mapping[str, object]] | tuple[str, Mapping[str, object], Mapping[str, object]]
@@ -321,11 +321,33 @@ def first_line(profile: str, keys: Sequence[str]) -> str:
 _ONE_RUN_A_PROCESS = threading.Lock()
 
 
+def source_of(config: RunConfig) -> training.Transfer | None:
+    """What a run's source gives for its corpus, if it has one; the source is trained first, once per machine.
+
+    Raises:
+        CapslibError: if the source does not fit the run, see ``training.check_source``.
+    """
+    source = config.source
+    if source is None:
+        return None
+    training.check_source(config)
+    fingerprint = corpora.load(source.corpus).split_fingerprint(source.split)
+    key = run_key(_plain(source), fingerprint, current_code(source.model))
+    weights = paths.cache() / "sources" / f"{key}.safetensors"
+    results = weights.with_suffix(".json")
+    if not (weights.is_file() and results.is_file()):  # both are written whole, the results last
+        record = training.train(source, weights)
+        shown = {name: record[name] for name in ("config", "chosen_epoch", "train", "validation", "test")}
+        paths.write_text(results, json.dumps(shown))
+    vectors = training.source_vectors(config, weights)
+    return training.Transfer(vectors, json.loads(results.read_text(encoding="utf-8")))
+
+
 def _make(run: Run, weights: Path | None) -> tuple[Run, dict | str]:
     """A record, or in one sentence why there is none; runs in a worker."""
     try:
         with _ONE_RUN_A_PROCESS:
-            record = training.train(run.config, weights)
+            record = training.train(run.config, weights, source=source_of(run.config))
     except CapslibError as error:
         return run, str(error)
     except Exception as error:

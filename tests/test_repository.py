@@ -35,14 +35,12 @@ def test_no_room_is_too_large():
 
 ROOMS = [
     "corpora",
-    "perturbation",
+    "augment",
     "features",
     "layers",
     "models",
-    "schedules",
-    "runs",
-    "records",
     "training",
+    "records",
     "executors",
     "study",
     "recipes",

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from capslib import corpora, models, recipes, schedules, study, training
+from capslib import corpora, models, recipes, study, training
 from capslib.bench import memory, timing
 from capslib.bench.formulations import einsum_votes, routed_by_einsum
 from capslib.bench.store import Shelf
 from capslib.errors import CapslibError
 from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
-from capslib.models.p2_trunks import ConvolutionalTrunk
+from capslib.models.p2_parts import ConvolutionalTrunk
 from capslib.training import Part, RunConfig
 
 # What a share of an epoch is called, by the kind of layer whose forward and backward it is.
@@ -100,7 +100,7 @@ class Setting:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             made = models.build(self.config.model, self.part.clips[0].shape[1], self.classes)
-        made.fit(torch.cat(list(self.part.clips)))
+        made.fit(self.part)
         return made
 
 
@@ -130,7 +130,7 @@ def our_epoch(chosen: Setting) -> Callable[[], float]:
 def _epoch(model: models.AudioModel, part: Part, config: RunConfig) -> Callable[[], float]:
     loss, random, device = training.LOSSES[model.loss](), np.random.default_rng(0), torch.device("cpu")
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
-    decay = schedules.SCHEDULES[config.schedule]
+    decay = training.SCHEDULES[config.schedule]
     schedule = decay(optimizer) if decay else None
     return lambda: training.train_epoch(model, part, loss, optimizer, config, random, device, 2, schedule)
 
