@@ -21,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import memory, timing
 from bench.formulations import einsum_votes, routed_by_einsum
 from bench.store import Store
-from capslib import corpora, models, recipes, schedules, study, training
+from capslib import corpora, models, recipes, study, training
 from capslib.errors import CapslibError
 from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
-from capslib.models.p2_trunks import ConvolutionalTrunk
+from capslib.models.p2_parts import ConvolutionalTrunk
 from capslib.training import Part, RunConfig
 
 # Names of the shares of an epoch, by the kind of layer whose forward and backward they are.
@@ -100,7 +100,7 @@ class Setting:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = models.build(self.config.model, self.part.clips[0].shape[1], self.classes)
-        model.fit(torch.cat(list(self.part.clips)))
+        model.fit(self.part)
         return model
 
 
@@ -134,7 +134,7 @@ def our_epoch(chosen: Setting, model: models.AudioModel | None = None) -> Callab
     model, config = model or chosen.model(), chosen.config
     loss, random, device = training.LOSSES[model.loss](), np.random.default_rng(0), torch.device("cpu")
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
-    decay = schedules.SCHEDULES[config.schedule]
+    decay = training.SCHEDULES[config.schedule]
     schedule = decay(optimizer) if decay else None
     # The second epoch is the first after that of a curriculum.
     return lambda: training.train_epoch(model, chosen.part, loss, optimizer, config, random, device, 2, schedule)

@@ -1,4 +1,4 @@
-"""Waveforms to tensors: MFCCs with energy and derivatives, log-spectrograms; in batches, with lengths, on any device.
+"""Waveforms to tensors: MFCCs with energy and derivatives, log spectrograms; in batches, with lengths, on any device.
 
 Frames are cut from real samples only (no centring, no padding), so that neither batch mates nor padding change a value,
 and a clip shorter than one frame has none. The logarithm is natural.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from inspect import signature
 
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from capslib import paths
+from capslib.augment import perturb
 from capslib.corpora import Corpus
 from capslib.errors import CapslibError, choose
-from capslib.perturbation import perturb
 
 _VERSION = 2
 
@@ -33,7 +33,7 @@ def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None) -> Tensor:
-    """Triangles on the HTK mel scale, height one: (n_fft // 2 + 1, n_mels), float64.
+    """Triangular filters on the HTK mel scale, of height one: (n_fft // 2 + 1, n_mels), float64.
 
     Equals ``librosa.filters.mel(htk=True, norm=None)`` transposed.
     """
@@ -68,7 +68,7 @@ def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
     Args:
         features: (batch, frames, features).
         lengths: valid frames of each clip, (batch,).
-        width: frames to each side.
+        width: frames to each side (default 2).
     Returns:
         (batch, frames, features); frames past a clip's length are undefined.
     """
@@ -78,18 +78,30 @@ def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
     last = (lengths - 1).clamp_min(0)
     tail = features.gather(1, last.view(B, 1, 1).expand(B, 1, F))
     valid = lengths_to_mask(lengths, T).unsqueeze(-1)
-    held = torch.where(valid, features, tail)
-    padded = torch.cat([held[:, :1]] * width + [held] + [tail] * width, dim=1)
+    extended = torch.where(valid, features, tail)
+    padded = torch.cat([extended[:, :1]] * width + [extended] + [tail] * width, dim=1)  # (B, T + 2 * width, F)
     slope = torch.zeros_like(features)
     for k in range(1, width + 1):
         slope += k * (padded[:, width + k : width + k + T] - padded[:, width - k : width - k + T])
     return slope / (2 * sum(k * k for k in range(1, width + 1)))
 
 
-class _Framed(nn.Module):
-    """Shared by all features: windowed frames of real samples and their power spectrum."""
+class Framed(nn.Module):
+    """Base of features of windowed frames: how a clip is cut, its spectrum and its energy.
+
+    A kind of features sets ``out_features`` and computes ``forward``: (batch, samples) and (batch,) samples of each
+    clip -> (batch, frames, out_features), zero past a clip's frames, and (batch,) frames of each clip.
+
+    Args:
+        sample_rate: in hertz.
+        frame_ms, hop_ms: length of a frame, and from frame to frame, in milliseconds.
+        n_fft: length of the transform in samples; None for the frame's.
+    Raises:
+        CapslibError: if the transform is shorter than a frame.
+    """
 
     window: Tensor
+    out_features: int
 
     def __init__(self, sample_rate: int, frame_ms: float, hop_ms: float, n_fft: int | None) -> None:
         super().__init__()
@@ -113,32 +125,33 @@ class _Framed(nn.Module):
         Args:
             waveforms: (batch, samples).
         Returns:
-            (batch, frames, 2 * (n_fft // 2 + 1)). Squaring them and summing pairs gives the power; leaving that sum to
-            the matrix product that follows saves half of the time of the whole feature.
+            (batch, frames, 2 * (n_fft // 2 + 1)). Squares, summed in pairs, are the power; leaving that sum to the
+            matrix product that follows saves half of the time of the whole feature.
         """
         if waveforms.shape[-1] < self.frame_length:
             waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
-        frames = waveforms.unfold(-1, self.frame_length, self.hop_length)
+        frames = waveforms.unfold(-1, self.frame_length, self.hop_length)  # (batch, frames, frame_length)
         return torch.view_as_real(torch.fft.rfft(frames * self.window, n=self.n_fft)).flatten(-2)
 
     def spectra(self, waveforms: Tensor) -> Iterator[Tensor]:
-        """``spectrum`` of a few clips at a time on a processor, where a megabyte stays in its cache; of all on a GPU."""
-        a_megabyte = max(1, 2**18 // (waveforms.shape[-1] // self.hop_length * self.n_fft + 1))
-        for part in waveforms.split(a_megabyte if waveforms.device.type == "cpu" else len(waveforms)):
-            yield self.spectrum(part)
+        """``spectrum`` of a few clips at a time on a processor (a megabyte stays in its cache), of all on a GPU."""
+        size = max(1, 2**18 // (waveforms.shape[-1] // self.hop_length * self.n_fft + 1))  # clips in a megabyte
+        for clips in waveforms.split(size if waveforms.device.type == "cpu" else len(waveforms)):
+            yield self.spectrum(clips)
 
     def energy(self, waveforms: Tensor) -> Tensor:
         """Sum of squares of every frame before the window: (batch, samples) -> (batch, frames)."""
         if waveforms.shape[-1] < self.frame_length:
             waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
+        # Frames overlap: samples are squared and summed once in blocks that divide both frame and hop.
         step = math.gcd(self.frame_length, self.hop_length)
         whole = waveforms[..., : waveforms.shape[-1] // step * step]
         blocks = (whole * whole).unflatten(-1, (-1, step)).sum(-1)
         return blocks.unfold(-1, self.frame_length // step, self.hop_length // step).sum(-1)
 
 
-class MFCC(_Framed):
-    """Mel-frequency cepstral coefficients with log energy and derivatives: P0's 60 values a frame (P0 section 5).
+class MFCC(Framed):
+    """Mel-frequency cepstral coefficients with log energy and derivatives: P0's 60 values per frame (P0 section 5).
 
     "19 leading coefficients along with delta and delta-delta derivatives and energies" is read as HTK's convention:
     coefficients 1 to 19 and the frame's log energy in place of coefficient 0, with their first and second derivatives.
@@ -149,8 +162,8 @@ class MFCC(_Framed):
         n_mels: mel bands (default 40; HTK scale, triangles of height one).
         frame_ms, hop_ms: 40 and 10 milliseconds (P0 section 5).
         n_fft: length of the transform in samples; default: the frame's.
-        num_derivatives: 0, 1 or 2.
-        use_energy: log energy first; else coefficient 0.
+        num_derivatives: 0, 1 or 2 (default).
+        use_energy: log energy first (default); else coefficient 0.
     """
 
     def __init__(
@@ -166,6 +179,7 @@ class MFCC(_Framed):
     ) -> None:
         super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
         self.num_derivatives, self.use_energy = num_derivatives, use_energy
+        # Each filter twice: for the real and the imaginary part of a bin, which ``spectrum`` gives side by side.
         filters = mel_filters(sample_rate, self.n_fft, n_mels).float().repeat_interleave(2, dim=0)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("basis", dct_matrix(n_mfcc + 1, n_mels).float(), persistent=False)
@@ -180,9 +194,7 @@ class MFCC(_Framed):
             (batch, frames, out_features), zero past each clip's frames, and the number of frames, (batch,).
         """
         num_frames = self.num_frames(lengths)
-        mel = torch.cat(
-            [(parts * parts) @ self.filters for parts in self.spectra(waveforms)]
-        )  # (batch, frames, n_mels)
+        mel = torch.cat([(x * x) @ self.filters for x in self.spectra(waveforms)])  # (batch, frames, n_mels)
         coefficients = mel.clamp_min(1e-10).log() @ self.basis  # (batch, frames, n_mfcc + 1)
         if self.use_energy:
             energy = self.energy(waveforms).clamp_min(1e-10).log()
@@ -195,14 +207,16 @@ class MFCC(_Framed):
         return features.masked_fill(padding, 0.0), num_frames
 
 
-class LogSpectrogram(_Framed):
+class LogSpectrogram(Framed):
     """Log power spectrogram below a frequency: P1/P2's 512 bins (40 ms Hann window, 10 ms hop, DFT 1600, 0-5.12 kHz).
 
     Args:
         sample_rate: in hertz (16,000 in P1/P2).
         frame_ms, hop_ms: 40 and 10 milliseconds.
-        n_fft: 1600 samples, 10 Hz a bin at 16 kHz.
-        num_bins: kept from 0 Hz upwards (512: up to 5.12 kHz).
+        n_fft: 1600 samples, 10 Hz per bin at 16 kHz.
+        num_bins: from 0 Hz upwards (512: up to 5.12 kHz).
+    Raises:
+        CapslibError: for more bins than the transform has.
     """
 
     def __init__(
@@ -219,27 +233,33 @@ class LogSpectrogram(_Framed):
         self.out_features = num_bins
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples), (batch,) -> (batch, frames, num_bins), zero past each clip's frames, and frames, (batch,)."""
+        """(batch, samples), (batch,) -> (batch, frames, num_bins), zero past a clip's frames, and frames (batch,)."""
         num_frames = self.num_frames(lengths)
-        kept = (parts[..., : 2 * self.out_features] for parts in self.spectra(waveforms))
-        power = torch.cat([(parts * parts).unflatten(-1, (-1, 2)).sum(-1) for parts in kept])
+        lower = (x[..., : 2 * self.out_features] for x in self.spectra(waveforms))
+        # real and imaginary part of each bin: (batch, frames, 2 * num_bins) -> (batch, frames, num_bins)
+        power = torch.cat([(x * x).unflatten(-1, (-1, 2)).sum(-1) for x in lower])
         features = power.clamp_min(1e-10).log()
         padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
         return features.masked_fill(padding, 0.0), num_frames
 
 
-KINDS = {"mfcc": MFCC, "spectrogram": LogSpectrogram}
+# Kind -> class, called with the sample rate and the options of ``FeatureConfig`` by name.
+KINDS: dict[str, Callable[..., Framed]] = {"mfcc": MFCC, "spectrogram": LogSpectrogram}
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Which features, by name, and what differs from their defaults."""
+    """Which features: a key of ``KINDS``, and options that differ from the kind's defaults."""
 
     kind: str = "mfcc"
     options: tuple[tuple[str, float], ...] = ()
 
-    def build(self, sample_rate: int) -> MFCC | LogSpectrogram:
-        """The module that computes them at ``sample_rate``."""
+    def build(self, sample_rate: int) -> Framed:
+        """The module that computes them at ``sample_rate``.
+
+        Raises:
+            CapslibError: for an unknown kind or option, with the nearest.
+        """
         kind = KINDS[choose(self.kind, KINDS, "kind of features")]
         for name, _ in self.options:
             choose(name, list(signature(kind).parameters)[1:], f"option of {self.kind!r} features")
@@ -283,8 +303,8 @@ def extract(
         corpus: whose decoded audio to use.
         config: kind and options.
         device: where to compute.
-        batch_seconds: audio a batch.
-        perturbation: kind and level, see ``perturbation.perturb``; None leaves the clips as they are.
+        batch_seconds: audio per batch (default 20).
+        perturbation: kind and level, see ``augment.perturb``; None leaves the clips as they are.
     Raises:
         CapslibError: if a perturbed clip is silence or shorter than one frame.
     """
@@ -320,8 +340,12 @@ def extract(
     return Features(np.load(frames_file, mmap_mode="r"), np.load(offsets_file), hop)
 
 
-def _perturbed(clip: Tensor, perturbation: tuple[str, float], corpus: Corpus, row: int, module: _Framed) -> Tensor:
-    """Float32 in [-1, 1) but for what the perturbation adds."""
+def _perturbed(clip: Tensor, perturbation: tuple[str, float], corpus: Corpus, row: int, module: Framed) -> Tensor:
+    """A decoded clip at a level of a perturbation, float32; full scale is 1.
+
+    Raises:
+        CapslibError: with the clip's name, if nothing usable is left of it.
+    """
     waveform = clip.numpy().astype(np.float32) / 32768.0
     try:
         changed = perturb(waveform, *perturbation, corpus.sample_rate)

@@ -54,7 +54,7 @@ def short_run(described: Mapping, names: Iterable[str]) -> dict:
     config = short(configuration(described))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.safetensors"
-        record = study.train(config, weights)
+        record = study.train_run(config, weights)
         outputs = {}
         for name in names:
             torch.manual_seed(config.seed)

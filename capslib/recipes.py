@@ -9,8 +9,8 @@ from dataclasses import replace
 from capslib import corpora, study
 from capslib.errors import CapslibError, choose
 from capslib.features import FeatureConfig
-from capslib.runs import RunConfig
 from capslib.study import Grid, System
+from capslib.training import RunConfig
 
 # P0 section 6.1; decibels, full scale, factor. The paper's labels are in its figures, which are not at hand.
 LEVELS = {

@@ -33,7 +33,7 @@ from capslib.insight.gradients import input_gradients
 from capslib.insight.windows import window_lengths, without_recurrence
 from capslib.layers import Standardize
 from capslib.records import source_version
-from capslib.runs import Part
+from capslib.training import Part
 
 matplotlib.use("Agg")
 BINS = 24

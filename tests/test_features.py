@@ -1,4 +1,4 @@
-"""Features: equal to librosa where definitions coincide, blind to padding and batch mates, computed once."""
+"""Features: equal to librosa where definitions coincide, independent of padding and batch mates."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import scipy.signal
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import write_folder
 
-from capslib import corpora, features
 from capslib.errors import CapslibError
-from capslib.features import MFCC, FeatureConfig, LogSpectrogram, deltas, extract, lengths_to_mask, mel_filters
+from capslib.features import MFCC, FeatureConfig, LogSpectrogram, deltas, lengths_to_mask, mel_filters
 
 # The same examples on every run: a failure in somebody's checkout is then a failure in everybody's.
 PROPERTY = settings(max_examples=20, deadline=None, derandomize=True)
@@ -64,10 +62,11 @@ def test_window_is_the_periodic_one_of_scipy_and_librosa():
 )
 def test_mfcc_equals_librosa(sample_rate, n_fft):
     """They coincide with: frames from the first sample (center=False), hop and window in samples, a periodic Hann
-    window, power 2, HTK mel scale, triangles of height one (norm=None), natural logarithm, orthonormal DCT-II, no lifter.
+    window, power 2, HTK mel scale, triangles of height one (norm=None), natural logarithm, orthonormal DCT-II, no
+    lifter.
 
-    Librosa puts a window shorter than n_fft into the middle of its frame, so the clip gets that much silence in front and
-    behind. Its coefficient 0 has no counterpart: the log energy takes that place.
+    Librosa puts a window shorter than n_fft into the middle of its frame, so the clip gets that much silence in front
+    and behind. Its coefficient 0 has no counterpart: the log energy takes that place.
     """
     samples = noise(sample_rate) + np.sin(np.arange(sample_rate) * 0.2)
     module = MFCC(sample_rate, n_fft=n_fft, num_derivatives=0)
@@ -258,7 +257,7 @@ def test_gradients_reach_every_sample_of_a_clip_and_none_behind_it(module):
     values, _ = module(waveforms, lengths)
     values.square().sum().backward()
     assert waveforms.grad.isfinite().all()
-    # The Hann window is zero at a frame's first sample, so the spectrogram never hears the clip's very first.
+    # The Hann window is zero at a frame's first sample, so the clip's very first is in no spectrogram.
     assert (waveforms.grad[0, 1:1600] != 0).all() and (waveforms.grad[1, 1:] != 0).all()
     assert (waveforms.grad[0, 1600:] == 0).all()
 
@@ -380,80 +379,3 @@ def test_unknown_features_are_refused():
 def test_an_unknown_option_of_features_is_refused():
     with pytest.raises(CapslibError, match=r"unknown option of 'mfcc' features 'n_mel': did you mean 'n_mels'"):
         FeatureConfig("mfcc", (("n_mel", 30),)).build(16000)
-
-
-# --- Of a whole corpus
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """A tiny corpus called tones, another one with other samples for each seed."""
-    monkeypatch.setenv("CAPSLIB_CACHE", str(tmp_path / "cache"))
-
-    def load(seed: int = 0, spoil: str = "") -> corpora.Corpus:
-        folder = write_folder(tmp_path / f"data{seed}" / "tones", seed=seed)
-        if spoil:
-            (folder / spoil).write_bytes(b"")
-        monkeypatch.setenv("CAPSLIB_DATA", str(folder.parent))
-        return corpora.load("folder:tones")
-
-    return load
-
-
-@pytest.fixture
-def corpus(load):
-    return load()
-
-
-@pytest.mark.parametrize("config", [FeatureConfig(), FeatureConfig("spectrogram")], ids=["mfcc", "spectrogram"])
-@pytest.mark.parametrize("batch_seconds", [0.01, 0.5, 20.0])
-def test_features_of_a_corpus_are_those_of_its_clips(corpus, config, batch_seconds):
-    extracted = extract(corpus, config, batch_seconds=batch_seconds)
-    module = config.build(corpus.sample_rate)
-    assert extracted.hop_seconds == 0.01
-    for item, row in corpus.table["row"].items():
-        alone = one(module, corpus.audio(item)).numpy()
-        np.testing.assert_allclose(extracted[row], alone, atol=1e-5)
-        assert extracted.lengths[row] == len(alone)
-
-
-def test_features_are_computed_once(corpus, monkeypatch):
-    first = np.array(extract(corpus).frames)
-    monkeypatch.setattr(features.MFCC, "forward", lambda *_: pytest.fail("computed again"))
-    np.testing.assert_array_equal(extract(corpus).frames, first)
-
-
-def test_features_follow_the_audio_and_the_options(corpus, load):
-    options = FeatureConfig("mfcc", (("n_mels", 30),))
-    assert not np.array_equal(extract(corpus, options).frames, extract(corpus).frames)
-    other = load(seed=1)  # the same names, other samples
-    assert other.key == corpus.key
-    assert not np.array_equal(extract(other)[0], extract(corpus)[0])
-
-
-def test_features_broken_off_are_made_again(corpus, tmp_path, monkeypatch):
-    whole = np.array(extract(corpus).frames)
-    for file in (tmp_path / "cache" / "features").iterdir():
-        file.unlink()
-    save = np.save
-
-    def full_disk(file, array):
-        save(file, array[: len(array) // 2])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(features.np, "save", full_disk)
-        with pytest.raises(CapslibError, match="No space left on device"):
-            extract(corpus)
-    assert not list((tmp_path / "cache" / "features").iterdir())
-    np.testing.assert_array_equal(extract(corpus).frames, whole)
-
-
-def test_a_clip_that_cannot_be_used_has_no_frames(load):
-    corpus = load(spoil="low/00.wav")
-    extracted = extract(corpus)
-    assert len(extracted.lengths) == 30 and (extracted.lengths == 0).sum() == 1
-    item = corpus.table.index[-1]
-    np.testing.assert_allclose(
-        extracted[corpus.table.loc[item, "row"]], one(MFCC(16000), corpus.audio(item)).numpy(), atol=1e-5
-    )

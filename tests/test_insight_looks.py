@@ -11,7 +11,7 @@ import torch
 
 from capslib import figures_insight, insight, models, tables
 from capslib.errors import CapslibError
-from capslib.runs import Part
+from capslib.training import Part
 
 LEVELS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
@@ -72,7 +72,7 @@ def test_clips_that_were_not_perturbed_are_refused():
 def decoded(num_frames: int = 9) -> models.AudioModel:
     torch.manual_seed(0)
     model = models.build("caps_decoder", 6, 3, num_frames=num_frames, out_features=2).eval()
-    model.fit(torch.randn(100, 6))
+    model.fit(Part([torch.randn(100, 6)], torch.zeros(1)))
     return model
 
 

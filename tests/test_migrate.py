@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from capslib.carry import carry_over, configuration
 from tiny import write_folder
 
 from capslib import carry, paths, study
-from capslib.carry import carry_over, configuration
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
 from capslib.records import SCHEMA, comparable, file_name, read, run_key
-from capslib.runs import RunConfig
+from capslib.training import RunConfig
 
 TODAY, OLD = "today", "older"
 PLAIN = RunConfig("folder:tones", "fold1", "caps")

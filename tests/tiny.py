@@ -1,11 +1,14 @@
-"""Tiny corpora for tests: tones in noise, one folder a class, learnt in seconds."""
+"""Tiny corpora for tests: tones in noise, one folder per class, learnt in seconds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+
+from capslib import corpora
 
 SAMPLE_RATE = 16_000
 TONES = {"high": 3000.0, "low": 300.0, "mid": 1000.0}  # hertz
@@ -27,3 +30,9 @@ def write_folder(folder: Path, clips_a_class: int = 10, noise: float = 0.05, see
             samples = tone(frequency, random.uniform(0.06, 0.2), random, noise)
             soundfile.write(folder / label / f"{number:02d}.wav", samples, SAMPLE_RATE, subtype="PCM_16")
     return folder
+
+
+def register(monkeypatch: pytest.MonkeyPatch, source: corpora.Source) -> None:
+    """Let a corpus be known by its name, in this test."""
+    known = corpora.sources() | {source.name: source}
+    monkeypatch.setattr(corpora, "sources", lambda: known)

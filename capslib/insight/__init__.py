@@ -18,8 +18,8 @@ from capslib.insight.coupling import couplings, rule_entropy
 from capslib.insight.mixed import mixed_again, over_snr
 from capslib.insight.perturbed import components
 from capslib.insight.reconstructed import reconstructions
-from capslib.runs import Part, RunConfig, load_parts
 from capslib.study import Run, Runs
+from capslib.training import Part, RunConfig, load_parts
 
 __all__ = [
     "averaged",
@@ -46,7 +46,7 @@ def load(run: Run, profile: str) -> models.AudioModel:
     """The chosen model of a run, in evaluation mode; trained again where its weights are not on this machine."""
     weights = study.reports() / profile / "weights" / f"{run.key}.safetensors"
     if not weights.is_file():
-        training.train(run.config, weights)
+        training.train(run.config, weights, source=study.source_of(run.config))
     return training.restore(run.config, weights)
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from capslib import corpora, models, training
 from capslib.errors import CapslibError
-from capslib.runs import Part, RunConfig, load_parts
 from capslib.study import Runs
+from capslib.training import Part, RunConfig, load_parts
 
 
 def test_units(config: RunConfig) -> tuple[Part, list[str]]:

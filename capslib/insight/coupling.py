@@ -8,7 +8,7 @@ from torch import Tensor
 from capslib import models, training
 from capslib.errors import CapslibError
 from capslib.layers import route
-from capslib.models.p0_capsnet import CapsNet
+from capslib.models.p0 import CapsNet
 
 
 @torch.inference_mode()

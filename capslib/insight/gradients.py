@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from capslib import models
-from capslib.runs import Part
+from capslib.training import Part
 
 _DRAWN = (120, 96)  # frames and bins of a map that is kept
 

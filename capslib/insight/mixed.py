@@ -8,7 +8,7 @@ from torch import nn
 from capslib import corpora, models, training
 from capslib.corpora.mixtures import remix
 from capslib.errors import CapslibError
-from capslib.runs import Part, RunConfig
+from capslib.training import Part, RunConfig
 
 SNRS = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)  # decibels
 

@@ -10,8 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from capslib import models, training
 from capslib.errors import CapslibError
-from capslib.models.p0_capsnet import CapsNet
-from capslib.runs import Part
+from capslib.models.p0 import CapsNet
+from capslib.training import Part
 
 
 def components(model: models.AudioModel, train: Part, test: Part, kept: int = 5) -> dict:
@@ -69,7 +69,7 @@ def _vectors(model: models.AudioModel, part: Part) -> np.ndarray:
     found = []
     with torch.inference_mode():
         for clips in part.variants:
-            embedded = training.of_each(vectors, Part(clips, part.targets), torch.device("cpu"))
+            embedded = training.map_clips(vectors, Part(clips, part.targets), torch.device("cpu"))
             if isinstance(model, CapsNet):
                 capsules = embedded.unflatten(1, (int(model.capsules.matrices.shape[-3]), -1))
                 embedded = capsules[torch.arange(len(capsules)), part.targets]

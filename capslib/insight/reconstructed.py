@@ -6,8 +6,8 @@ import torch
 
 from capslib import models
 from capslib.errors import CapslibError
-from capslib.models.p0_decoder import DecodedCapsNet
-from capslib.runs import Part
+from capslib.models.p0 import DecodedCapsNet
+from capslib.training import Part
 
 
 @torch.inference_mode()

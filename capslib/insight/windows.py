@@ -12,8 +12,8 @@ from torch.nn import functional
 from capslib import models, training
 from capslib.errors import CapslibError
 from capslib.layers import RecurrentCapsules, SequentialCapsules
-from capslib.models.p2_trunks import CapsuleBranch
-from capslib.runs import Part
+from capslib.models.p2_parts import CapsuleBranch
+from capslib.training import Part
 
 VARYING = 1e-5  # a deviation of lengths below this is rounding in float32
 

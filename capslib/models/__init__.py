@@ -1,7 +1,7 @@
-"""Models: the papers' systems, one file a paper, built by name from a frozen dataclass.
+"""Models: the papers' systems, one file per paper, built by name from a frozen dataclass.
 
 Every model takes features (batch, frames, features) with their lengths (batch,) and gives scores (batch, classes); each
-carries its own scaling (``standardize``) and names the loss that it is trained with.
+has its own scaling (``standardize``) and names the loss that it is trained with.
 """
 
 from __future__ import annotations
@@ -9,24 +9,42 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from capslib.errors import CapslibError, choose
 from capslib.layers import Standardize
 
-__all__ = ["AudioModel", "Entry", "build", "complete", "count_parameters", "entries"]
+__all__ = ["AudioModel", "Clips", "Entry", "build", "complete", "count_parameters", "entries", "home"]
+
+
+class Clips(Protocol):
+    """What ``fit`` reads of a training part: a ``training.Part``, which models do not import."""
+
+    @property
+    def clips(self) -> Sequence[Tensor]:
+        """Features of each clip, (frames, in_features)."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Class indices (clips,), or multi-hot (clips, classes)."""
 
 
 class AudioModel(nn.Module):
     """What training needs of a model.
 
+    A model that no gradient trains (a support vector machine, i-vectors) computes buffers in ``fit`` and is run with
+    ``epochs=0``.
+
     Attributes:
         standardize: fitted on the training part's frames before training.
-        loss: "cross_entropy" (scores are logits) or "margin" (scores are capsule lengths).
+        loss: "cross_entropy" (scores are logits) or "margin" (scores are capsule lengths); a key of
+            ``training.LOSSES``.
     """
 
     loss = "cross_entropy"
@@ -40,16 +58,16 @@ class AudioModel(nn.Module):
         raise NotImplementedError
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """What a clip looks like just before the decision, for other models and for plots: (B, T, F), (B,) -> (B, E)."""
+        """The vector of each clip just before the decision, for transfer and for plots: (B, T, F), (B,) -> (B, E)."""
         raise CapslibError(f"{type(self).__name__} gives no embedding: choose lstm, att, cnn or a capsule network")
 
     def objective(self, features: Tensor, lengths: Tensor, targets: Tensor, loss: nn.Module) -> Tensor:
-        """What training makes small, a scalar: ``loss`` of the scores, unless a model adds to it."""
+        """What training minimizes, a scalar: ``loss`` of the scores, unless a model adds to it."""
         return loss(self(features, lengths), targets)
 
-    def fit(self, frames: Tensor) -> None:
-        """Take whatever is to be known of the training part's frames, (frames, in_features)."""
-        self.standardize.fit(frames)
+    def fit(self, part: Clips) -> None:
+        """Before the first epoch, compute all buffers that the training part determines; here the scaling of frames."""
+        self.standardize.fit(torch.cat(list(part.clips)))
 
 
 @dataclass(frozen=True)
@@ -63,10 +81,10 @@ class Entry:
 @cache
 def entries() -> Mapping[str, Entry]:
     """All systems by name: the ``MODELS`` of each file in this folder."""
-    found: dict[str, Entry] = {}
+    systems: dict[str, Entry] = {}
     for module in pkgutil.iter_modules(__path__):
-        found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "MODELS", {})
-    return found
+        systems |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "MODELS", {})
+    return systems
 
 
 def build(name: str, in_features: int, num_classes: int, **options: object) -> AudioModel:
@@ -74,8 +92,8 @@ def build(name: str, in_features: int, num_classes: int, **options: object) -> A
 
     Args:
         name: "cnn", "lstm", "att", "caps", ...
-        in_features: features a frame.
-        num_classes: scores.
+        in_features: features per frame.
+        num_classes: number of scores.
         options: fields of the model's dataclass that differ from the paper's.
     Raises:
         CapslibError: for an unknown name or option, with the nearest.
@@ -87,10 +105,16 @@ def build(name: str, in_features: int, num_classes: int, **options: object) -> A
 
 
 def complete(name: str, options: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
-    """Options, with what is ``known`` of a run's clips for those that a model leaves open (None) and nobody gave."""
+    """Options of a model, completed by what the clips of a run determine.
+
+    Args:
+        name: of the model.
+        options: given by the configuration; they take precedence.
+        known: values of the run, of which those are used that the model leaves open (None is the default).
+    """
     config = entries()[choose(name, entries(), "model")].config
-    open_ = {field.name for field in fields(config) if field.default is None}
-    return {option: value for option, value in known.items() if option in open_} | dict(options)
+    unset = {field.name for field in fields(config) if field.default is None}
+    return {option: value for option, value in known.items() if option in unset} | dict(options)
 
 
 def home(name: str) -> str:

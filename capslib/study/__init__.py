@@ -7,7 +7,7 @@ from capslib.study.executors import executor
 from capslib.study.folders import PROFILES, accepted, reports, store, weights_file
 from capslib.study.grids import Grid, Run, System, code_of, corpora_in, first_line, grid
 from capslib.study.results import Runs, recorded
-from capslib.study.runner import make_record, run, stopping
+from capslib.study.runner import make_record, run, source_of, stopping, train_run
 
 __all__ = [
     "PROFILES",
@@ -25,7 +25,9 @@ __all__ = [
     "recorded",
     "reports",
     "run",
+    "source_of",
     "stopping",
     "store",
+    "train_run",
     "weights_file",
 ]

@@ -10,8 +10,8 @@ from capslib import corpora, keys, models
 from capslib.corpora import Budget
 from capslib.errors import choose
 from capslib.records import run_key
-from capslib.runs import RunConfig
 from capslib.study.folders import PROFILES, card_file, reports
+from capslib.training import RunConfig
 
 # A model's name, options that differ from its defaults, and fields of ``RunConfig`` that differ from the profile's.
 System = tuple[str, Mapping[str, object]] | tuple[str, Mapping[str, object], Mapping[str, object]]
@@ -24,7 +24,7 @@ BUDGETS: Mapping[str, Budget] = {
     "full": Budget(epochs=20, batch_size=16),
 }
 # Where training begins, for the version of its code.
-TRAIN = ("capslib.training", "train")
+TRAIN = ("capslib.training.loop", "train")
 _DEFAULTS = {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}
 
 
@@ -72,7 +72,8 @@ def code_of(config: Mapping) -> str:
     runs = [config, *([config["source"]] if "source" in config else [])]
     named = {name for run in runs for name in keys.words({**_DEFAULTS, **run, "corpus": "", "split": ""})}
     named |= {word for run in runs for word in models.words(run["model"])}
-    roots = [TRAIN, *((models.home(run["model"]), "MODELS") for run in runs)]
+    transfer = [("capslib.training.transfer", "source_vectors")] * (len(runs) - 1)
+    roots = [TRAIN, *transfer, *((models.home(run["model"]), "MODELS") for run in runs)]
     return keys.code_version(dict.fromkeys(roots), named)
 
 

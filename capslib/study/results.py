@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 import pandas as pd
 
 from capslib.errors import choose
-from capslib.runs import RunConfig
 from capslib.study.folders import store
 from capslib.study.grids import Grid, Run
+from capslib.training import RunConfig
 
 
 @dataclass(frozen=True)

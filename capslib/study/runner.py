@@ -14,23 +14,51 @@ from pathlib import Path
 import joblib
 from tqdm import tqdm
 
-from capslib import paths, training
+from capslib import corpora, paths, training
 from capslib.errors import CapslibError
-from capslib.records import SCHEMA, Store
+from capslib.records import SCHEMA, Store, run_key
 from capslib.study.executors import executor
 from capslib.study.folders import card_file, store, weights_file
-from capslib.study.grids import Grid, Run, plain
+from capslib.study.grids import Grid, Run, code_of, plain
 from capslib.study.results import Runs
+from capslib.training import RunConfig
 
 # Runs in threads of one process (a Dask worker has as many as cores) would share torch's generator of random numbers.
 _ONE_RUN_PER_PROCESS = threading.Lock()
+
+
+def source_of(config: RunConfig) -> training.Transfer | None:
+    """What a run's source gives for its corpus, if it has one; the source is trained first, once per machine.
+
+    Raises:
+        CapslibError: if the source does not fit the run, see ``training.check_source``.
+    """
+    source = config.source
+    if source is None:
+        return None
+    training.check_source(config)
+    described = plain(source)
+    key = run_key(described, corpora.load(source.corpus).split_fingerprint(source.split), code_of(described))
+    weights = paths.cache() / "sources" / f"{key}.safetensors"
+    results = weights.with_suffix(".json")
+    if not (weights.is_file() and results.is_file()):  # both are written whole, the results last
+        record = training.train(source, weights)
+        some = {name: record[name] for name in ("config", "chosen_epoch", "train", "validation", "test")}
+        paths.write_text(results, json.dumps(some))
+    vectors = training.source_vectors(config, weights)
+    return training.Transfer(vectors, json.loads(results.read_text(encoding="utf-8")))
+
+
+def train_run(config: RunConfig, weights: Path | None = None) -> dict:
+    """``training.train``, with what the run's source gives."""
+    return training.train(config, weights, source=source_of(config))
 
 
 def make_record(run: Run, weights: Path | None) -> tuple[Run, dict | str]:
     """The record of a run, or in one sentence why there is none; called in a worker."""
     try:
         with _ONE_RUN_PER_PROCESS:
-            record = training.train(run.config, weights)
+            record = train_run(run.config, weights)
     except CapslibError as error:
         return run, str(error)
     except Exception as error:

@@ -18,7 +18,7 @@ def instant(monkeypatch) -> list[training.RunConfig]:
     """Runs that take no time; the list of those that were made."""
     made = []
 
-    def train(config, weights=None, device=None):
+    def train(config, weights=None, device=None, source=None):
         made.append(config)
         return {
             "config": config.described(),
@@ -177,10 +177,10 @@ def test_what_fails_is_named_and_the_others_are_kept(reports):
 def test_whatever_fails_is_named_and_the_others_are_kept(error, reports, instant, monkeypatch):
     quick = training.train
 
-    def train(config, *rest):
+    def train(config, *rest, **named):
         if config.seed == 0:
             raise error
-        return quick(config, *rest)
+        return quick(config, *rest, **named)
 
     monkeypatch.setattr(training, "train", train)
     with pytest.raises(CapslibError, match=r"2 of 6 runs failed.* seed 0"):

@@ -1,4 +1,4 @@
-"""Learning rates that change while a run goes on."""
+"""Learning rates that change during a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class LossDecay:
-    """P2's rule (section V-E): the rate is held for some epochs, then falls each time the mean loss has fallen tenfold.
+    """P2's rule (section V-E): the rate stays for some epochs, then falls each time the mean loss has fallen tenfold.
 
     The paper does not say which mean the factors of ten are measured from; here it is the first full window's.
 
@@ -46,4 +46,5 @@ class LossDecay:
                 self.falls += 1
 
 
+# Name -> class whose ``step(loss, epoch)`` is called after every step of the optimizer; None leaves the rate as it is.
 SCHEDULES = {"constant": None, "loss_decay": LossDecay}

@@ -1,4 +1,4 @@
-"""Perturbed waveforms: what each level does is known beforehand, and what cannot be used is told with its clip."""
+"""Perturbed waveforms: what each level does is known beforehand, and what cannot be used is named."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SAMPLE_RATE, write_folder
+from tiny import SAMPLE_RATE
 
-from capslib import corpora, features
+from capslib.augment import PERTURBATIONS, perturb
 from capslib.errors import CapslibError
-from capslib.features import FeatureConfig
-from capslib.perturbation import KINDS, perturb
 
 some_clip = st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).uniform(-1, 1, 200).astype(np.float32))
 quick = settings(max_examples=30, deadline=None, derandomize=True)
@@ -55,12 +53,12 @@ def test_speed_folds_nothing_back_into_the_band():
     assert np.abs(perturb(sine(5000.0), "speed", 2.0, SAMPLE_RATE)[500:-500]).max() < 1e-3
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(PERTURBATIONS))
 def test_the_neutral_level_changes_no_sample(kind):
     clip = np.random.default_rng(0).uniform(-1, 1, 500).astype(np.float32)
     before = clip.copy()
-    assert np.array_equal(perturb(clip, kind, KINDS[kind][1], SAMPLE_RATE), before)
-    perturb(clip, kind, KINDS[kind][1] + 0.5, SAMPLE_RATE)
+    assert np.array_equal(perturb(clip, kind, PERTURBATIONS[kind][1], SAMPLE_RATE), before)
+    perturb(clip, kind, PERTURBATIONS[kind][1] + 0.5, SAMPLE_RATE)
     assert np.array_equal(clip, before)  # nor is the caller's clip changed by another level
 
 
@@ -79,14 +77,14 @@ def test_an_offset_and_its_inverse_cancel(clip, constant):
 
 
 @quick
-@given(clip=some_clip, kind=st.sampled_from(sorted(KINDS)), level=st.floats(0.5, 2.0))
+@given(clip=some_clip, kind=st.sampled_from(sorted(PERTURBATIONS)), level=st.floats(0.5, 2.0))
 def test_lengths_and_type(clip, kind, level):
     changed = perturb(clip, kind, level, SAMPLE_RATE)
     assert changed.dtype == np.float32 and changed.ndim == 1
     assert len(changed) == pytest.approx(len(clip) / (level if kind == "speed" else 1.0), abs=1)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(PERTURBATIONS))
 def test_a_clip_without_samples_stays_one(kind):
     assert len(perturb(np.zeros(0, np.float32), kind, 0.5, SAMPLE_RATE)) == 0
 
@@ -104,57 +102,6 @@ def test_a_clip_without_samples_stays_one(kind):
         ("gain", 1e5, r"gain 100000 leaves silence or no number"),
     ],
 )
-def test_what_cannot_be_done_is_told(kind, level, says):
+def test_what_cannot_be_done_is_named(kind, level, says):
     with pytest.raises(CapslibError, match=says):
         perturb(np.full(100, 0.25, np.float32), kind, level, SAMPLE_RATE)
-
-
-# --- Features of perturbed clips
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory):
-    base = tmp_path_factory.mktemp("perturbation")
-    write_folder(base / "data" / "tones", clips_a_class=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAPSLIB_CACHE", str(base / "cache"))
-        patch.setenv("CAPSLIB_DATA", str(base / "data"))
-        yield corpora.load("folder:tones")
-
-
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_features_at_the_neutral_level_are_the_plain_ones(kind, tones):
-    plain = features.extract(tones, FeatureConfig())
-    same = features.extract(tones, FeatureConfig(), perturbation=(kind, KINDS[kind][1]))
-    assert np.array_equal(same.offsets, plain.offsets) and np.array_equal(same.frames, plain.frames)
-
-
-def test_features_of_a_gain_are_those_of_a_louder_clip(tones):
-    """6.0206 dB add ln 4 to the log of every power, which coefficient 0 alone would hold: the energy stands in its place."""
-    config = FeatureConfig("mfcc", (("num_derivatives", 0),))
-    plain, louder = features.extract(tones, config), features.extract(tones, config, perturbation=("gain", 6.0206))
-    np.testing.assert_allclose(louder.frames[:, 0] - plain.frames[:, 0], np.log(4.0), atol=1e-4)
-    np.testing.assert_allclose(louder.frames[:, 1:], plain.frames[:, 1:], atol=1e-3)
-
-
-def test_features_of_faster_clips_have_fewer_frames_and_are_read_again(tones):
-    faster = features.extract(tones, FeatureConfig(), perturbation=("speed", 1.25))
-    frame, hop = 640, 160
-    samples = np.round(tones.decoded.seconds * SAMPLE_RATE / 1.25)
-    assert np.abs(faster.lengths - ((samples - frame) // hop + 1)).max() <= 1
-    again = features.extract(tones, FeatureConfig(), perturbation=("speed", 1.25))
-    slower = features.extract(tones, FeatureConfig(), perturbation=("speed", 0.8))
-    assert np.array_equal(again.frames, faster.frames) and len(slower.frames) > len(faster.frames)
-
-
-@pytest.mark.parametrize(
-    "perturbation, says",
-    [
-        (("speed", 10.0), r"clip 'high/\d\d' of folder: speed 10 leaves less than one frame: choose a smaller one"),
-        (("gain", -200.0), r"clip 'high/00' of folder: gain -200 leaves silence"),
-        (("sped", 1.5), r"unknown perturbation 'sped': did you mean 'speed'"),
-    ],
-)
-def test_a_clip_that_a_level_spoils_is_named(perturbation, says, tones):
-    with pytest.raises(CapslibError, match=says):
-        features.extract(tones, FeatureConfig(), perturbation=perturbation)

@@ -10,7 +10,7 @@ from capslib import models
 from capslib.errors import CapslibError
 from capslib.layers import MarginLoss
 from capslib.models import AudioModel
-from capslib.models.p2_trunks import BiRecurrent, ConvolutionalTrunk
+from capslib.models.p2_parts import BiRecurrent, ConvolutionalTrunk
 
 PUBLISHED = {  # P2 table II: four classes, 512 bins
     "cnn_gru": 833_012,
@@ -82,7 +82,7 @@ def test_every_part_learns_and_the_loss_falls(name):
 
 
 @each
-def test_weights_carry_over_and_bf16_autocast_stays_near(name):
+def test_weights_load_and_bf16_autocast_stays_near(name):
     model, (x, lengths) = fresh(name), batch([50, 3])
     torch.manual_seed(9)
     other = models.build(name, BINS, CLASSES, **SMALL.get(name, {})).eval()
@@ -119,7 +119,7 @@ def test_bad_features_are_named(name):
 
 
 @pytest.mark.parametrize("name", ["cnn_cap", "lstm_cap"])
-def test_systems_of_fixed_length_hear_the_first_frames_of_a_longer_clip(name):
+def test_systems_of_fixed_length_use_the_first_frames_of_a_longer_clip(name):
     model, (x, lengths) = fresh(name), batch([150, 121, 30])
     with torch.inference_mode():
         scores = model(x, lengths)

@@ -1,4 +1,4 @@
-"""P0's capsule network with a decoder, and the one that reads a source model's capsules."""
+"""P0's capsule network with a decoder, the one that reads a source's capsules, and the other routing rules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 from capslib import models
 from capslib.errors import CapslibError
 from capslib.layers import MarginLoss
+from capslib.training import Part
 
 FEATURES, CLASSES, FRAMES = 6, 3, 9
 SMALL = {"hidden_features": 4, "capsule_features": 5, "dropout": 0.0}
@@ -26,11 +27,16 @@ def batch(lengths: list[int], num_features: int = FEATURES, seed: int = 0) -> tu
     return nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor(lengths)
 
 
+def clip(frames: torch.Tensor) -> Part:
+    """A training part of one clip."""
+    return Part([frames], torch.zeros(1))
+
+
 def decoded(seed: int = 0, **options: object) -> models.AudioModel:
     """A network with a decoder, fitted; in evaluation mode, so that batch normalization is the same for any batch."""
     torch.manual_seed(seed)
     model = models.build("caps_decoder", FEATURES, CLASSES, **(DECODER | options))
-    model.fit(batch([50], seed=9)[0][0])
+    model.fit(clip(batch([50], seed=9)[0][0]))
     return model.eval()
 
 
@@ -90,7 +96,7 @@ def test_padding_changes_neither_objective_nor_error():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_a_clip_longer_than_the_decoder_writes_is_told():
+def test_a_clip_longer_than_the_decoder_writes_is_an_error():
     model, (x, lengths) = decoded(), batch([FRAMES + 1, 2])
     assert model(x, lengths).shape == (2, CLASSES)  # scores need no decoder
     with pytest.raises(CapslibError, match="the decoder writes 9 frames and a clip has 10: set num_frames to the long"):
@@ -98,7 +104,7 @@ def test_a_clip_longer_than_the_decoder_writes_is_told():
 
 
 @pytest.mark.parametrize("changes", [{"num_frames": None}, {"num_frames": 0}, {"out_features": FEATURES + 1}])
-def test_a_decoder_that_cannot_be_is_told(changes):
+def test_a_decoder_that_cannot_be_built_is_an_error(changes):
     with pytest.raises(CapslibError, match="give the frames of the longest clip, and no more features than there are"):
         models.build("caps_decoder", FEATURES, CLASSES, **(DECODER | changes))
 
@@ -116,7 +122,7 @@ def test_range_is_that_of_the_training_frames():
 def test_a_feature_that_never_changes_is_scaled_to_a_finite_number():
     model, frames = decoded(), batch([50], seed=9)[0][0]
     frames[:, 1] = 2.0
-    model.fit(frames)
+    model.fit(clip(frames))
     assert model.scaled(frames).isfinite().all()
 
 
@@ -181,7 +187,7 @@ def joined(**options: object) -> models.AudioModel:
     torch.manual_seed(0)
     given = {"source_features": SOURCE, "source_capsules": COUNT, **SMALL} | options
     model = models.build("caps_joined", OWN + SOURCE, CLASSES, **given)
-    model.fit(source_batch([50], seed=9)[0][0])
+    model.fit(clip(source_batch([50], seed=9)[0][0]))
     return model.eval()
 
 
@@ -193,7 +199,7 @@ def source_batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch
     return x, sizes
 
 
-def test_padding_does_not_change_what_a_joined_network_says():
+def test_padding_does_not_change_the_scores_of_a_joined_network():
     model, (x, lengths) = joined(), source_batch([3, 7, 1])
     with torch.no_grad():
         together = model(x, lengths)
@@ -252,7 +258,7 @@ def test_gradients_reach_the_projection_and_the_source():
         ({"source_features": 64, "source_capsules": 4}, r"14 features with source_features=64"),
     ],
 )
-def test_a_source_of_another_size_is_told(changes, says):
+def test_a_source_of_another_size_is_an_error(changes, says):
     with pytest.raises(CapslibError, match=says):
         joined(**changes)
 

@@ -1,7 +1,10 @@
-"""Parts of P1's and P2's systems: the CNN component (P2 table I), its recurrent branch, its capsule branch, and what they share.
+"""Parts of P1's and P2's systems: CNN component (P2 table I), recurrent branch, capsule branch, and what they share.
 
-A branch reads the component's map (B, C, T, Q) and the steps of each clip; ``embed`` gives its last hidden layer, and the
-branch itself the scores. Weights start from Glorot's uniform range, biases from zero (those of an LSTM's forget gates from one).
+A branch reads the component's map (B, C, T, Q) and the steps of each clip; ``embed`` gives its last hidden layer, and
+the branch itself the scores. Weights start from Glorot's uniform range, biases from zero, those of an LSTM's forget
+gates from one.
+
+Letters: B clips, C channels, T steps of time, Q bins of frequency.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from capslib.features import lengths_to_mask
 from capslib.layers import RecurrentCapsules, SequentialCapsules, TopDownAttention, emotion_vector, reverse
 from capslib.models import AudioModel
 
-CHUNK = 7 * 2**20  # numbers in the largest map of the trunk that are worked on at once by a processor
+CHUNK = 7 * 2**20  # numbers in the largest map of the trunk that a processor computes at once
 
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """``pools``: (time, frequency) after the first pair, the third and the fourth convolution; P2's counts fix their product
-    at 4 x 4, its table I says otherwise, and pooling early is cheap. ``dense_features``, ``dropout``: before the last layer."""
+    """``pools``: (time, frequency) after the first pair, the third and the fourth convolution: P2's parameter counts
+    fix their product at 4 x 4 (its table I says otherwise), and pooling early is cheap. ``dense_features``,
+    ``dropout``: before the last layer."""
 
     pools: tuple[tuple[int, int], ...] = ((1, 2), (2, 2), (2, 1))
     dense_features: int = 64
@@ -65,11 +69,11 @@ class CapsuleConfig(TrunkConfig):
 
 def glorot(module: nn.Module) -> None:
     """Start every convolution and linear layer within ``module`` from Glorot's uniform range, with biases at zero."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def shrunk(size: int | Tensor, pool: int) -> int | Tensor:
@@ -78,10 +82,13 @@ def shrunk(size: int | Tensor, pool: int) -> int | Tensor:
 
 
 def pooled(x: Tensor, lengths: Tensor, pool: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Largest values, then ReLU, as if nothing followed a clip's end: (B, C, T, Q), (B,) -> the same, smaller.
+    """Max pooling, then ReLU, as if nothing followed a clip's end: (B, C, T, Q), (B,) -> the same, smaller.
 
-    Overwrites ``x``, a convolution's output; by a product, because the gradient of ``masked_fill`` is not channels last. Zeros past the end lose against whatever passes the ReLU.
+    Overwrites ``x``, a convolution's output. The mask is a product, because the gradient of ``masked_fill`` is not
+    channels last.
     """
+    # Zeros past the end are at most what the ReLU makes of a clip's own values, so they never win. Where time is pooled
+    # the mask must come first: a window may reach across the end.
     if pool[0] > 1:
         x = x.mul_(lengths_to_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype))
     x = functional.max_pool2d(x, tuple(pool), ceil_mode=True) if max(pool) > 1 else x
@@ -98,21 +105,23 @@ class System(AudioModel):
         """Scaled features with zeros past a length, (B, T, bins).
 
         Raises:
-            CapslibError: if the number of bins is another than the model's, no clip has a frame, or a frame is not finite.
+            CapslibError: if the number of bins is not the model's, there is no frame, or one is not finite.
         """
         bins = len(self.standardize.mean)
         if features.dim() != 3 or features.shape[-1] != bins or not features.shape[1]:
             raise CapslibError(
-                f"features {tuple(features.shape)} do not fit a {type(self).__name__} for {bins} bins: give (clips, frames, {bins}) with a frame at least, "
-                "or build the model for the bins there are"
+                f"features {tuple(features.shape)} do not fit a {type(self).__name__} for {bins} bins: give (clips, "
+                f"frames, {bins}) with a frame at least, or build the model for the bins there are"
             )
         mask = lengths_to_mask(lengths, features.shape[1])
         x = self.standardize(features).masked_fill(~mask.unsqueeze(-1), 0.0)
+        # One sum tells whether anything is wrong; which clips it is takes longer.
         if not torch.compiler.is_compiling() and not x.sum().isfinite():
             rows = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if rows:
                 raise CapslibError(
-                    f"features of clips {rows} of the batch have frames that are not finite: mend or leave out these recordings"
+                    f"features of clips {rows} of the batch have frames that are not finite: mend or leave out these "
+                    "recordings"
                 )
         return x
 
@@ -143,16 +152,18 @@ class ConvolutionalTrunk(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, frames, bins), zero past a length, (B,) -> map (B, C, T, Q), zero past a length, and steps (B,)."""
-        # Tensors of some megabytes are used again by the processor's allocator; larger ones are mapped anew each time.
+        # A few clips at a time: a processor's allocator reuses tensors of some megabytes, and maps larger ones anew.
         size = len(x) if x.device.type != "cpu" else max(1, CHUNK // max(1, self.channels * x.shape[1] * x.shape[2]))
-        parts = [self.maps(some, n) for some, n in zip(x.split(size), lengths.split(size), strict=True)]
-        return torch.cat([part for part, _ in parts]), torch.cat([steps for _, steps in parts])
+        chunks = [self.maps(clips, n) for clips, n in zip(x.split(size), lengths.split(size), strict=True)]
+        return torch.cat([maps for maps, _ in chunks]), torch.cat([steps for _, steps in chunks])
 
     def maps(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        # The pair as one convolution of 8 x 8, its kernels filled up with zeros: half the time of two and their joining.
+        """``forward`` of a few clips."""
+        # The pair as one convolution of 8 x 8, kernels filled up with zeros: half the time of two and their joining.
         kernels = [functional.pad(self.wide.weight, (0, 0, 3, 3)), functional.pad(self.tall.weight, (3, 3, 0, 0))]
         bias = torch.cat([self.wide.bias, self.tall.bias])
-        x = functional.pad(x, (3, 4, 3, 4)).unsqueeze(-1).movedim(-1, 1)  # channels last
+        # (B, frames, bins) -> (B, 1, frames + 7, bins + 7), "same" padding, channels last in memory
+        x = functional.pad(x, (3, 4, 3, 4)).unsqueeze(-1).movedim(-1, 1)
         x, lengths = pooled(functional.conv2d(x, torch.cat(kernels), bias), lengths, self.pools[0])
         for convolution, pool in ((self.third, self.pools[1]), (self.fourth, self.pools[2])):
             x, lengths = pooled(convolution(x), lengths, pool)
@@ -160,10 +171,10 @@ class ConvolutionalTrunk(nn.Module):
 
 
 class BiRecurrent(nn.Module):
-    """Bidirectional GRU or LSTM with one bias a gate, whose valid steps do not depend on padding.
+    """Bidirectional GRU or LSTM with one bias per gate, whose valid steps do not depend on padding.
 
-    P2's counts allow one bias where PyTorch's layers train two: the second is held at zero here. An LSTM's forget gates start
-    with a bias of one, as usual.
+    P2's parameter counts allow one bias where PyTorch's layers train two: the second is fixed at zero here. An LSTM's
+    forget gates start with a bias of one, as usual.
 
     Args:
         kind: "gru" or "lstm".
@@ -177,20 +188,22 @@ class BiRecurrent(nn.Module):
         for direction in ("ahead", "back"):
             inputs = torch.empty(gates * hidden_features, in_features)
             states = torch.empty(gates * hidden_features, hidden_features)
+            # Gate by gate: Glorot's range for the stacked matrix would be smaller.
             for gate in (*inputs.chunk(gates), *states.chunk(gates)):
                 nn.init.xavier_uniform_(gate)
             bias = torch.zeros(gates * hidden_features)
-            if kind == "lstm":
+            if kind == "lstm":  # PyTorch's order: input, forget, cell, output
                 bias.chunk(gates)[1].fill_(1.0)
-            parts = {"inputs": inputs, "states": states, "bias": bias}
-            setattr(self, direction, nn.ParameterDict({name: nn.Parameter(part) for name, part in parts.items()}))
+            tensors = {"inputs": inputs, "states": states, "bias": bias}
+            setattr(self, direction, nn.ParameterDict({name: nn.Parameter(x) for name, x in tensors.items()}))
 
     def run(self, x: Tensor, weights: nn.ParameterDict) -> Tensor:
         """One direction: (B, T, F) -> (B, T, hidden_features)."""
         bias = weights["bias"]
-        x = x.to(bias.dtype)
+        x = x.to(bias.dtype)  # under autocast too: the recurrence is computed in full precision
         start = x.new_zeros(1, len(x), self.hidden_features)
         tensors = [weights["inputs"], weights["states"], bias, torch.zeros_like(bias)]
+        # bias, one layer, no dropout, training, one direction, batch first
         settings = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
         with torch.autocast(x.device.type, enabled=False):
             if self.kind == "gru":
@@ -198,17 +211,18 @@ class BiRecurrent(nn.Module):
             return torch.lstm(x, (start, start), tensors, *settings)[0]
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> steps (B, T, 2 * hidden_features), undefined past a length, and the summary: the last forward
-        and the first backward state, (B, 2 * hidden_features)."""
+        """(B, T, F), (B,) -> steps (B, T, 2 * hidden_features), undefined past a length, and the summary: the last
+        forward and the first backward state, (B, 2 * hidden_features)."""
         ahead = self.run(x, self.ahead)
         back = reverse(self.run(reverse(x, lengths), self.back), lengths)
+        # Each direction where it has read the whole clip: forward at its own last step, backward at the first.
         last = ahead[torch.arange(len(x), device=x.device), (lengths - 1).clamp_min(0)]
         return torch.cat([ahead, back], dim=-1), torch.cat([last, back[:, 0]], dim=-1)
 
 
 def frames_of(maps: Tensor) -> Tensor:
-    """What all channels and bins say at each step: (B, C, T, Q) -> (B, T, C * Q)."""
-    return maps.transpose(1, 2).flatten(2)
+    """All channels and bins of each step side by side: (B, C, T, Q) -> (B, T, C * Q)."""
+    return maps.transpose(1, 2).flatten(2)  # (B, C, T, Q) -> (B, T, C, Q) -> (B, T, C * Q)
 
 
 class Branch(nn.Module):
@@ -247,7 +261,7 @@ class GRUBranch(Branch):
 
 
 class AttentionBranch(nn.Module):
-    """The GRU's steps, the first dense layer at each of them, and attention in place of the last one (P2 section V-B)."""
+    """The GRU's steps, the first dense layer at each of them, and attention in place of the last (P2 section V-B)."""
 
     def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: AttentionConfig) -> None:
         super().__init__()
@@ -268,13 +282,13 @@ class AttentionBranch(nn.Module):
 
 
 class CapsuleBranch(Branch):
-    """Sequential or recurrent capsules, one of the clip's a class; capsules and lengths; two dense layers (P2 section V-C)."""
+    """Sequential capsules, one per class for the clip; these and their lengths; two dense layers (P2 section V-C)."""
 
     layer = SequentialCapsules
 
     def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: CapsuleConfig) -> None:
         super().__init__(num_classes * (config.capsule_features + 1), num_classes, config)
-        step = trunk.frames_a_step
+        step = trunk.frames_a_step  # windows are given in frames of the spectrogram, and cut from the pooled map
         for name, frames in (("window", config.window), ("shift", config.shift)):
             if frames < 1 or frames % step:
                 raise CapslibError(

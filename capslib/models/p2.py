@@ -1,7 +1,10 @@
 """P1's and P2's systems for speech emotion, with P2's parameter counts to the last digit (its table II).
 
-Where those counts and the text disagree the counts decide, as the options say. Every system is trained with cross-entropy but CNN_Cap,
-which has no layer behind its class capsules: its scores are their lengths, and its loss is capsules' usual margin loss.
+Where those counts and the text disagree the counts decide, as the options say. Every system is trained with
+cross-entropy but CNN_Cap, which has no layer behind its class capsules: its scores are their lengths, and its loss is
+the margin loss that is usual for capsules.
+
+Letters: B clips, C channels, T steps of time, Q bins of frequency of a map.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from capslib.errors import CapslibError
 from capslib.features import lengths_to_mask
 from capslib.layers import CapsuleLayer, PrimaryCapsules, emotion_vector, squash
 from capslib.models import Entry
-from capslib.models.p2_trunks import (
+from capslib.models.p2_parts import (
     AttentionBranch,
     AttentionConfig,
     BiRecurrent,
@@ -90,7 +93,10 @@ class HybridConfig(CapsuleConfig):
 class CNNGRUSeqCap(System):
     """CNN_GRU-SeqCap: a capsule branch and a GRU branch on one CNN component (P2 section V-C).
 
-    Training adds up both losses. Scores are the logarithms of the probabilities, mixed by ``weight``.
+    Training adds up both losses. Scores are the logarithms of the probabilities, averaged with P2's lambda, ``weight``.
+
+    Raises:
+        CapslibError: if ``weight`` does not lie between 0 and 1.
     """
 
     branch = CapsuleBranch
@@ -122,6 +128,7 @@ class CNNGRUSeqCap(System):
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> log probabilities (B, classes)."""
         capsules, gru = (logits.float().log_softmax(-1) for logits in self.branches(features, lengths))
+        # log(weight * p_capsules + (1 - weight) * p_gru), without leaving the logarithms
         return torch.logaddexp(capsules + math.log(self.weight), gru + math.log1p(-self.weight))
 
 
@@ -133,8 +140,8 @@ class CNNGRURecCap(CNNGRUSeqCap):
 
 @dataclass(frozen=True)
 class CNNCapConfig:
-    """``num_frames``: positions that have matrices; longer clips are cut there. ``init_gain``: on Glorot's range, because a
-    sum over so many votes would start saturated; the others as in ``CapsuleConfig``."""
+    """``num_frames``: frames whose positions have weights; longer clips are cut there. ``init_gain``: factor on
+    Glorot's range, because a sum over so many votes would start saturated; the others as in ``CapsuleConfig``."""
 
     pools: tuple[tuple[int, int], ...] = TrunkConfig.pools
     num_frames: int = 1000
@@ -148,7 +155,7 @@ class CNNCapConfig:
 
 @dataclass(frozen=True)
 class LSTMCapConfig:
-    """``num_frames``: positions that have matrices; longer clips are cut there. ``filters``: of each of the convolutions."""
+    """``num_frames``: frames that have weights; longer clips are cut there. ``filters``: of each convolution."""
 
     hidden_features: int = 128
     num_convolutions: int = 4
@@ -169,26 +176,26 @@ def first_frames(features: Tensor, lengths: Tensor, num_frames: int) -> tuple[Te
 
 
 def route_positions(layer: CapsuleLayer, u: Tensor, mask: Tensor) -> Tensor:
-    """Route the capsules of a clip's steps, each position with its own matrices; a clip may have fewer than the layer.
+    """Route the capsules of a clip's steps with unshared weights; a clip may have fewer positions than the layer.
 
     Args:
-        layer: with matrices for all positions.
+        layer: with weights for all positions.
         u: (B, T, I, F).
         mask: steps of each clip, (B, T).
     Returns:
         (B, J, D).
     """
-    mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)
-    u = u.flatten(1, 2)
+    mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)  # (B, T) -> (B, T * I)
+    u = u.flatten(1, 2)  # (B, T, I, F) -> (B, T * I, F)
     return layer.routing(u, layer.matrices[: u.shape[1]], mask=mask, bias=layer.bias)
 
 
 class CNNCap(System):
-    """CNN_Cap: capsules without windows, every position of the map with its own matrices (P2 section V-D).
+    """CNN_Cap: capsules without windows, with unshared weights for every position of the map (P2 section V-D).
 
     Its 131,110,832 parameters are for clips of up to 1,000 frames (P2's text says 200). A shorter clip uses the first
-    matrices; of a longer one the first ``num_frames`` frames are heard. Trained on shorter segments, the matrices behind them stay
-    as they started, and whole clips are then heard through them: P2's own argument against this system.
+    weights; of a longer one the first ``num_frames`` frames are used. Trained on shorter segments, the weights behind
+    them stay as they started, and whole clips are then classified through them: P2's own argument against this system.
     """
 
     loss = "margin"
@@ -226,10 +233,10 @@ class CNNCap(System):
 
 
 class LSTMCap(System):
-    """LSTM_Cap: two bidirectional LSTMs, one capsule a frame from four convolutions over time, class capsules (P2 section V-B).
+    """LSTM_Cap: two bidirectional LSTMs, one capsule per frame from four convolutions over time, class capsules.
 
-    Every frame has its own matrices, up to 1,000: for shorter and longer clips see ``CNNCap``. Its dense layers are those of
-    CNN_SeqCap; P2's count has them, its text does not.
+    P2 section V-B. Every frame has its own weights, up to 1,000: for shorter and longer clips see ``CNNCap``. Its dense
+    layers are those of CNN_SeqCap; P2's count has them, its text does not.
     """
 
     def __init__(self, in_features: int, num_classes: int, config: LSTMCapConfig) -> None:
@@ -245,8 +252,8 @@ class LSTMCap(System):
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.dense_features, num_classes)
         glorot(self)
-        for one in self.convolutions.weight.chunk(config.num_convolutions):
-            nn.init.xavier_uniform_(one)
+        for convolution in self.convolutions.weight.chunk(config.num_convolutions):  # four convolutions in one
+            nn.init.xavier_uniform_(convolution)
         self.capsules = CapsuleLayer(
             size,
             num_classes,
@@ -262,7 +269,8 @@ class LSTMCap(System):
         x, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
         mask = lengths_to_mask(lengths, x.shape[1])
         x = self.second(self.first(x, lengths)[0], lengths)[0] * mask.unsqueeze(-1)
-        u = self.convolutions(x.transpose(1, 2)).transpose(1, 2)
+        u = self.convolutions(x.transpose(1, 2)).transpose(1, 2)  # (B, T, F) -> (B, F, T) -> (B, T, capsule)
+        # (B, T, capsule) -> (B, T, 1, capsule): one capsule per step
         return route_positions(self.capsules, (squash(u) if self.squashed else u).unsqueeze(2), mask)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -276,7 +284,7 @@ class LSTMCap(System):
 
 @dataclass(frozen=True)
 class Ref15Config:
-    """Five convolutions, each with ReLU and pooling by 2 x 2: P2 names their number alone. The sizes are ours."""
+    """Five convolutions, each with ReLU and pooling by 2 x 2: P2 gives their number alone. The sizes are ours."""
 
     channels: tuple[int, ...] = (8, 16, 32, 48, 64)
     kernel_size: int = 3
@@ -294,7 +302,7 @@ class Ref15RecurrentConfig(Ref15Config):
 class Ref15CNN(System):
     """The CNN of P2's reference 15 (Satt et al. 2017), of which P2 says: spectrograms in, five convolutional layers.
 
-    All else is what the field does: pooling after each layer, the mean over the steps, and P2's dense layers.
+    All else is usual: pooling after each layer, the mean over the steps, and P2's dense layers.
     """
 
     def __init__(self, in_features: int, num_classes: int, config: Ref15Config) -> None:
@@ -319,7 +327,7 @@ class Ref15CNN(System):
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> (B, dense_features)."""
-        x = self.prepared(features, lengths).unsqueeze(1)
+        x = self.prepared(features, lengths).unsqueeze(1)  # (B, T, bins) -> (B, 1, T, bins)
         for convolution in self.convolutions:
             x, lengths = pooled(convolution(x), lengths, (2, 2))
         return self.dense(self.summary(x, lengths)).relu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capslib.schedules import SCHEDULES, LossDecay
+from capslib.training.schedules import SCHEDULES, LossDecay
 
 START = 1e-3
 
@@ -39,7 +39,7 @@ def test_a_great_fall_takes_one_rate_a_step():
 
 
 def test_the_reference_is_the_first_full_window_and_means_are_of_the_last():
-    """Mean of (3, 1) is 2: two steps of 0.2 are needed; one of them leaves (1, 0.2) at 0.6, and a loss of 30 undoes it."""
+    """Mean of (3, 1) is 2: two steps of 0.2 are needed. One leaves (1, 0.2) at 0.6, and a loss of 30 undoes it."""
     assert rates([(3.0, 1), (1.0, 1), (0.2, 4), (0.2, 4)], window=2)[-2:] == [START, 5e-4]
     assert rates([(3.0, 1), (1.0, 1), (0.2, 4), (30.0, 4)], window=2)[-1] == START
     assert rates([(100.0, 4), (0.01, 4), (0.01, 4)], window=4)[-1] == START  # no window is full yet

@@ -1,45 +1,25 @@
-"""What decides a run, and which clips it is given: levels, segments, orders, sets of labels."""
+"""The clips of a run: levels, segments, orders, sets of labels."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import write_folder
 
-from capslib import corpora, features, runs
+from capslib import corpora, features
 from capslib.errors import CapslibError
-from capslib.records import run_key
-from capslib.runs import ORDERS, Part, RunConfig, batches, epoch_batches, load_parts, targets
+from capslib.training import ORDERS, Part, RunConfig, batches, epoch_batches, load_parts, targets
 
 CONFIG = RunConfig("folder:tones", "fold1", "caps", batch_size=4)
-# What a configuration held before there were options of training; the keys of all committed records rest on these.
-FIRST = (
-    *("corpus", "split", "model", "options", "seed", "features", "epochs", "batch_size", "learning_rate"),
-    *("gradient_clip", "max_train_clips"),
-)
-LATER = {
-    "perturb": ("gain", (0.0, 6.0)),
-    "source": dataclasses.replace(CONFIG, corpus="emodb:emotion4"),
-    "segment_frames": 20,
-    "order": "sorted_batches",
-    "schedule": "loss_decay",
-}
 
 
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory):
-    base = tmp_path_factory.mktemp("runs")
-    write_folder(base / "data" / "tones", clips_a_class=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAPSLIB_CACHE", str(base / "cache"))
-        patch.setenv("CAPSLIB_DATA", str(base / "data"))
-        yield corpora.load("folder:tones")
+@pytest.fixture
+def corpus() -> corpora.Corpus:
+    return corpora.load("folder:tones")
 
 
 def part(lengths: list[int], levels: int = 0, num_classes: int = 3) -> Part:
@@ -47,50 +27,6 @@ def part(lengths: list[int], levels: int = 0, num_classes: int = 3) -> Part:
     clips = [torch.full((n, 2), float(i)) for i, n in enumerate(lengths)]
     variants = tuple([clip + 100 * (level + 1) for clip in clips] for level in range(levels))
     return Part(clips, torch.arange(len(lengths)) % num_classes, variants, tuple(range(levels)))
-
-
-# --- What decides a run
-
-
-def test_the_key_of_a_plain_run_rests_on_the_first_fields_alone():
-    plain = dataclasses.asdict(CONFIG)
-    expected = {name: plain[name] for name in FIRST}
-    assert CONFIG.described() == expected
-    assert run_key(CONFIG.described(), "data", "code") == run_key(expected, "data", "code")
-    # Of the first fields as committed records hold them: were it another, none of those would be found again.
-    assert run_key(RunConfig("fsdd:digit", "theo", "caps").described(), "data", "code") == "614fc599aae83488"
-
-
-def test_every_later_field_is_described_where_it_is_not_its_default():
-    assert {*FIRST, *LATER} == {field.name for field in dataclasses.fields(RunConfig)}
-    keys = {run_key(CONFIG.described(), "data", "code")}
-    for name, value in LATER.items():
-        described = dataclasses.replace(CONFIG, **{name: value}).described()
-        expected = value.described() if name == "source" else value
-        assert {field: described[field] for field in described if field not in FIRST} == {name: expected}
-        keys.add(run_key(described, "data", "code"))
-    assert len(keys) == 1 + len(LATER)
-
-
-def test_a_field_that_comes_later_changes_no_key():
-    @dataclasses.dataclass(frozen=True)
-    class Longer(RunConfig):
-        warm_up: int = 0
-
-    assert Longer("folder:tones", "fold1", "caps", batch_size=4).described() == CONFIG.described()
-    assert Longer("folder:tones", "fold1", "caps", warm_up=3).described()["warm_up"] == 3
-
-
-def test_a_description_survives_json():
-    config = dataclasses.replace(CONFIG, **LATER, options=(("num_iterations", 1),))
-    again = json.loads(json.dumps(config.described()))
-    assert run_key(again, "data", "code") == run_key(config.described(), "data", "code")
-    assert again["source"]["corpus"] == "emodb:emotion4" and "source" not in again["source"]
-
-
-def test_a_title_names_what_tells_runs_apart():
-    config = dataclasses.replace(CONFIG, options=(("num_iterations", 1),), seed=2)
-    assert config.title() == "caps num_iterations=1 on folder:tones, split fold1, seed 2"
 
 
 # --- Targets
@@ -164,6 +100,33 @@ def test_a_batch_is_padded_behind_each_clip():
     assert lengths.tolist() == [1, 4] and wanted.tolist() == [2, 1]
 
 
+# --- Batches
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), size=st.integers(1, 40), seed=st.integers(0, 9))
+def test_batches_hold_every_clip_once(lengths, size, seed):
+    for random in (None, np.random.default_rng(seed)):
+        made = batches(np.array(lengths), size, random)
+        assert sorted(np.concatenate(made)) == list(range(len(lengths)))
+        assert all(1 <= len(batch) <= size for batch in made)
+
+
+def test_batches_of_training_are_shuffled_and_of_like_length():
+    lengths = np.random.default_rng(0).integers(10, 300, 1000)
+    random = np.random.default_rng(1)
+    first, second = batches(lengths, 16, random), batches(lengths, 16, random)
+    assert [b.tolist() for b in first] != [b.tolist() for b in second]
+    again = batches(lengths, 16, np.random.default_rng(1))
+    assert [b.tolist() for b in first] == [b.tolist() for b in again]
+
+    def padding(made):
+        return sum(lengths[b].max() * len(b) for b in made) / lengths.sum() - 1
+
+    plain = [range(i, min(i + 16, 1000)) for i in range(0, 1000, 16)]
+    assert padding(first) < 0.3 * padding([np.array(b) for b in plain])
+
+
 # --- Order of the first epoch
 
 # Segments of 10 of utterances of 25, 12, 30 and 5 frames.
@@ -219,19 +182,19 @@ def test_an_unknown_order_names_the_nearest():
 # --- Parts of a corpus
 
 
-def test_vectors_are_appended_to_every_frame_of_their_clip(tones):
-    vectors = torch.randn(len(tones.table), 5, generator=torch.Generator().manual_seed(0))
-    plain, joined = load_parts(tones, CONFIG), load_parts(tones, CONFIG, vectors)
+def test_vectors_are_appended_to_every_frame_of_their_clip(corpus):
+    vectors = torch.randn(len(corpus.table), 5, generator=torch.Generator().manual_seed(0))
+    plain, joined = load_parts(corpus, CONFIG), load_parts(corpus, CONFIG, vectors)
     for name, found in joined.items():
-        rows = tones.table.loc[list(getattr(tones.split("fold1"), name)), "row"]
+        rows = corpus.table.loc[list(getattr(corpus.split("fold1"), name)), "row"]
         for clip, before, row in zip(found.clips, plain[name].clips, rows, strict=True):
             assert torch.equal(clip[:, :-5], before)
             assert torch.equal(clip[:, -5:], vectors[row].expand(len(clip), 5))
 
 
-def test_a_perturbed_run_has_every_part_at_every_level_and_as_recorded(tones):
+def test_a_perturbed_run_has_every_part_at_every_level_and_as_recorded(corpus):
     config = dataclasses.replace(CONFIG, perturb=("gain", (0.0, 6.0206)), max_train_clips=5)
-    parts, plain = load_parts(tones, config), load_parts(tones, dataclasses.replace(CONFIG, max_train_clips=5))
+    parts, plain = load_parts(corpus, config), load_parts(corpus, dataclasses.replace(CONFIG, max_train_clips=5))
     for name, found in parts.items():
         assert found.levels == (0.0, 6.0206) and len(found.variants) == 2
         for clip, same, louder, before in zip(found.clips, *found.variants, plain[name].clips, strict=True):
@@ -239,25 +202,24 @@ def test_a_perturbed_run_has_every_part_at_every_level_and_as_recorded(tones):
             torch.testing.assert_close(louder[:, 0] - before[:, 0], torch.full((len(clip),), np.log(4.0)).float())
 
 
-def test_only_training_clips_are_cut(tones):
-    parts, plain = load_parts(tones, dataclasses.replace(CONFIG, segment_frames=4)), load_parts(tones, CONFIG)
+def test_only_training_clips_are_cut(corpus):
+    parts, plain = load_parts(corpus, dataclasses.replace(CONFIG, segment_frames=4)), load_parts(corpus, CONFIG)
     assert parts["train"].lengths.max() == 4 and parts["train"].lengths.sum() == plain["train"].lengths.sum()
     for name in ("validation", "test"):
         assert np.array_equal(parts[name].lengths, plain[name].lengths) and parts[name].parents is None
 
 
-def test_a_clip_whose_features_are_no_numbers_is_named(tones, monkeypatch):
+def test_a_clip_whose_features_are_not_finite_is_named(corpus, monkeypatch):
+    extract = features.extract
+
     def broken(*given, **named):
-        found = features.extract(*given, **named)
-        frames = np.array(found.frames)
-        frames[found.offsets[3], 1] = np.nan
-        return dataclasses.replace(found, frames=frames)
+        extracted = extract(*given, **named)
+        frames = np.array(extracted.frames)
+        frames[extracted.offsets[3], 1] = np.nan
+        return dataclasses.replace(extracted, frames=frames)
 
-    class Broken:
-        extract = staticmethod(broken)
-
-    monkeypatch.setattr(runs, "features", Broken)
+    monkeypatch.setattr(features, "extract", broken)
     with pytest.raises(
         CapslibError, match=r"the features of clip high/03 of folder are not all numbers: check the rec"
     ):
-        load_parts(tones, CONFIG)
+        load_parts(corpus, CONFIG)

@@ -1,7 +1,7 @@
-"""Waveforms changed by one number: louder, shifted by a constant, or faster (P0 section 6.1).
+"""Perturbed waveforms: louder, shifted by a constant, or faster (P0 section 6.1).
 
-P0 varies "the amplitude by adding and reducing constant signals": a constant added to every sample is one reading, a constant
-factor the other; both are here. Its levels are labels of figures that our copy of the paper does not have.
+P0 varies "the amplitude by adding and reducing constant signals": a constant added to every sample is one reading, a
+constant factor the other; both are provided. Its levels are labels of figures that our copy of the paper does not have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SILENT = 1 / 32768  # one step of 16 bits
 
 
 def _gain(waveform: np.ndarray, decibels: float, sample_rate: int) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # ``perturb`` refuses what is not finite
         return waveform * np.float32(np.power(10.0, decibels / 20))
 
 
@@ -31,8 +31,8 @@ def _speed(waveform: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:
     return soxr.resample(waveform, sample_rate * factor, sample_rate, quality="HQ") if factor != 1 else waveform
 
 
-# Kind to its function and the level that changes nothing.
-KINDS: dict[str, tuple[Callable[[np.ndarray, float, int], np.ndarray], float]] = {
+# Kind -> function of (waveform, level, sample_rate), and the level that changes nothing.
+PERTURBATIONS: dict[str, tuple[Callable[[np.ndarray, float, int], np.ndarray], float]] = {
     "gain": (_gain, 0.0),
     "offset": (_offset, 0.0),
     "speed": (_speed, 1.0),
@@ -44,16 +44,16 @@ def perturb(waveform: np.ndarray, kind: str, level: float, sample_rate: int) -> 
 
     Args:
         waveform: float32 in [-1, 1), (samples,).
-        kind: "gain" (level in decibels), "offset" (a constant, 1 being full scale) or "speed" (a factor; pitch changes with
-            it, as with a tape).
+        kind: a key of ``PERTURBATIONS``: "gain" (level in decibels), "offset" (a constant, 1 being full scale) or
+            "speed" (a factor; pitch changes with it, as on a tape).
         level: how much; 0, 0 and 1 change nothing.
         sample_rate: in hertz.
     Returns:
         float32, (samples,), or (samples / level,) for speed.
     Raises:
-        CapslibError: for an unknown kind, a speed that is not above 0, or if what is left is silence.
+        CapslibError: for an unknown kind, a speed that is not above 0, or if the result is silent or not finite.
     """
-    change, _ = KINDS[choose(kind, KINDS, "perturbation")]
+    change, _ = PERTURBATIONS[choose(kind, PERTURBATIONS, "perturbation")]
     if not np.isfinite(level):
         raise CapslibError(f"{kind} {level}: give a finite level")
     changed = np.asarray(change(waveform, level, sample_rate), dtype=np.float32)

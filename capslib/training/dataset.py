@@ -1,0 +1,178 @@
+"""The clips of a run: the parts of a split, segments, and the order in which batches come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from capslib import corpora, features
+from capslib.errors import CapslibError
+from capslib.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clips of one part of a split.
+
+    Attributes:
+        clips: features of each, (frames, F).
+        targets: class index of each, (clips,), or multi-hot labels, (clips, classes).
+        variants: the same clips at each of ``levels`` of a perturbation.
+        parents: frames of the clip that each segment was cut from, (clips,); None where clips are whole.
+    """
+
+    clips: Sequence[Tensor]
+    targets: Tensor
+    variants: tuple[Sequence[Tensor], ...] = ()
+    levels: tuple[float, ...] = ()
+    parents: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Frames of each clip, (clips,)."""
+        return np.array([len(clip) for clip in self.clips])
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip, at any level."""
+        return max(len(clip) for clips in (self.clips, *self.variants) for clip in clips)
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Padded features (B, T, F), lengths (B,), targets (B,) or (B, classes)."""
+        chosen = [self.clips[i] for i in indices]
+        padded = nn.utils.rnn.pad_sequence(chosen, batch_first=True).to(device, non_blocking=True)
+        lengths = torch.tensor([len(clip) for clip in chosen], device=device)
+        return padded, lengths, self.targets[torch.as_tensor(indices)].to(device)
+
+    def drawn(self, random: np.random.Generator) -> Part:
+        """Each clip at one level of the perturbation, drawn at random; itself where there is none."""
+        if not self.variants:
+            return self
+        levels = random.integers(len(self.variants), size=len(self))
+        return replace(self, clips=[self.variants[level][i] for i, level in enumerate(levels)])
+
+    def at_all_levels(self) -> Part:
+        """All clips at the first level, then all at the next, and so on; itself where there is no perturbation."""
+        if not self.variants:
+            return self
+        clips = [clip for variant in self.variants for clip in variant]
+        return Part(clips, self.targets.repeat(len(self.variants), *[1] * (self.targets.dim() - 1)))
+
+    def segmented(self, num_frames: int) -> Part:
+        """Clips cut into segments of ``num_frames``; the rest of a clip is a shorter one (P2 section IV-D).
+
+        Raises:
+            CapslibError: for perturbed clips.
+        """
+        if self.variants:
+            raise CapslibError("segment_frames and perturb cannot be combined: leave one of them out")
+        pieces = [clip.split(num_frames) for clip in self.clips]
+        counts = [len(piece) for piece in pieces]
+        return Part(
+            [segment for piece in pieces for segment in piece],
+            self.targets.repeat_interleave(torch.tensor(counts), dim=0),
+            parents=np.repeat(self.lengths, counts),
+        )
+
+
+def targets(labels: Sequence[str], classes: Sequence[str], multi_label: bool = False) -> Tensor:
+    """Class indices (clips,), or for labels such as "speech+noise" multi-hot float32 (clips, classes)."""
+    index = {name: i for i, name in enumerate(classes)}
+    if not multi_label:
+        return torch.tensor([index[label] for label in labels])
+    present = torch.zeros(len(labels), len(classes))
+    for row, label in enumerate(labels):
+        present[row, [index[name] for name in label.split("+")]] = 1.0
+    return present
+
+
+def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None = None) -> dict[str, Part]:
+    """Features and targets of train, validation and test.
+
+    Args:
+        corpus: of ``config``.
+        config: of the run.
+        vectors: appended to every frame of the clip in the same row of the corpus, (rows, E).
+    Raises:
+        CapslibError: for an unknown split, or a clip whose features are not all finite.
+    """
+    split = corpus.split(config.split)
+    plain = features.extract(corpus, config.features)
+    kind, levels = config.perturb or ("", ())
+    perturbed = [features.extract(corpus, config.features, perturbation=(kind, level)) for level in levels]
+
+    def clips(extracted: features.Features, rows: Sequence[int]) -> list[Tensor]:
+        frames = [torch.from_numpy(np.array(extracted[row])) for row in rows]
+        if vectors is None:
+            return frames
+        return [torch.cat([x, vectors[row].expand(len(x), -1)], dim=1) for x, row in zip(frames, rows, strict=True)]
+
+    parts = {}
+    for name in ("train", "validation", "test"):
+        ids = list(getattr(split, name))
+        if name == "train" and config.max_train_clips and len(ids) > config.max_train_clips:
+            # Not the run's seed: every system and every seed is trained on the same subset.
+            chosen = np.random.default_rng(0).permutation(len(ids))[: config.max_train_clips]
+            ids = [ids[i] for i in sorted(chosen)]
+        rows = corpus.table.loc[ids]
+        part = Part(
+            clips(plain, rows["row"]),
+            targets(list(rows["label"]), corpus.classes, corpus.about.multi_label),
+            tuple(clips(variant, rows["row"]) for variant in perturbed),
+            tuple(levels),
+        )
+        broken = [item for item, clip in zip(ids, part.clips, strict=True) if not clip.isfinite().all()]
+        if broken:
+            raise CapslibError(
+                f"the features of clip {broken[0]} of {corpus.name} are not all numbers: check the recording"
+            )
+        cut = name == "train" and config.segment_frames
+        parts[name] = part.segmented(config.segment_frames) if cut else part
+    return parts
+
+
+def data_fingerprint(config: RunConfig) -> str:
+    """Hash of all clips that decide a run: of its corpus and split, and of its source's."""
+    runs = [config] if config.source is None else [config, config.source]
+    return "+".join(corpora.load(run.corpus).split_fingerprint(run.split) for run in runs)
+
+
+def batches(lengths: np.ndarray, batch_size: int, random: np.random.Generator | None = None) -> list[np.ndarray]:
+    """Indices of clips, in batches of similar length.
+
+    Args:
+        lengths: frames of each clip.
+        batch_size: clips.
+        random: shuffles first, then sorts within eight batches and shuffles the batches, so that there is little
+            padding and the order is still random; None for one fixed order by length.
+    """
+    if random is None:
+        return _in_order(np.argsort(lengths, kind="stable"), batch_size)
+    order, chunk, shuffled = random.permutation(len(lengths)), 8 * batch_size, []
+    for start in range(0, len(order), chunk):
+        pool = order[start : start + chunk]
+        shuffled.extend(_in_order(pool[np.argsort(lengths[pool], kind="stable")], batch_size))
+    return [shuffled[i] for i in random.permutation(len(shuffled))]
+
+
+def epoch_batches(part: Part, config: RunConfig, epoch: int, random: np.random.Generator) -> list[np.ndarray]:
+    """The batches of one epoch (from 1): the first in the order of ``config``, the others random (P2 section IV-D)."""
+    if config.order == "random" or epoch > 1:
+        return batches(part.lengths, config.batch_size, random)
+    parents = part.lengths if part.parents is None else part.parents
+    keys = (part.lengths,) if config.order == "short_segments_first" else (part.lengths, parents)
+    ordered = _in_order(np.lexsort(keys), config.batch_size)  # by the last key, then by the one before
+    if config.order == "sorted_batches":
+        return [ordered[i] for i in random.permutation(len(ordered))]
+    return ordered
+
+
+def _in_order(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

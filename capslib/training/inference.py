@@ -1,0 +1,76 @@
+"""A trained model back from its file, and what it gives for each clip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from capslib import models, paths
+from capslib.errors import CapslibError
+from capslib.training.config import RunConfig
+from capslib.training.dataset import Part, batches
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def map_clips(
+    function: Callable[[Tensor, Tensor], Tensor], part: Part, device: torch.device, batch_size: int = 32
+) -> Tensor:
+    """A function of every clip.
+
+    Args:
+        function: of padded features (B, T, F) and lengths (B,); its result has one row per clip.
+        part: clips.
+        device: where to compute.
+        batch_size: clips of similar length that are computed at once.
+    Returns:
+        (clips, ...), float32, in the order of the part, on the processor.
+    """
+    values, order = [], batches(part.lengths, batch_size)
+    for indices in order:
+        padded, lengths, _ = part.batch(indices, device)
+        values.append(function(padded, lengths).float().cpu())
+    return torch.cat(values)[torch.from_numpy(np.argsort(np.concatenate(order), kind="stable"))]
+
+
+def predict(model: nn.Module, part: Part, device: torch.device, batch_size: int = 32) -> Tensor:
+    """Scores of every clip, in the order of the part: (clips, classes), on the processor."""
+    model.eval()
+    return map_clips(model, part, device, batch_size)
+
+
+def restore(config: RunConfig, weights: Path) -> models.AudioModel:
+    """The model of a run with the weights that ``train`` saved, in evaluation mode.
+
+    Raises:
+        CapslibError: if the file cannot be read, or has another model's weights.
+    """
+    try:
+        stored = load_file(weights)
+        with safe_open(weights, "pt") as file:
+            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        options = metadata["options"]
+        if (
+            metadata["model"] != config.model
+            or not json.loads(json.dumps(dict(config.options))).items() <= options.items()
+        ):
+            raise CapslibError(f"they are of {metadata['model']} with {options}")
+        model = models.build(config.model, stored["standardize.mean"].shape[0], len(metadata["classes"]), **options)
+        model.load_state_dict(stored)
+    except (CapslibError, OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CapslibError(
+            f"{paths.shown(weights)} does not hold the weights of {config.title()} ({reason}): delete it"
+        ) from None
+    return model.eval()

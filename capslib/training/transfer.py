@@ -1,0 +1,74 @@
+"""What a run takes from another one, its source, trained on another corpus (P0 section 6.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capslib import corpora, features
+from capslib.errors import CapslibError
+from capslib.training.config import RunConfig
+from capslib.training.dataset import Part
+from capslib.training.inference import default_device, map_clips, restore
+from capslib.training.loop import reproducibly
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A trained source, as ``train`` takes it.
+
+    Attributes:
+        vectors: the source's embedding of the clip in each row of the run's corpus, (rows, E).
+        results: of the source, for the record: its configuration, chosen epoch and results.
+    """
+
+    vectors: Tensor
+    results: dict
+
+
+def check_source(config: RunConfig) -> None:
+    """Whether a run can have its source.
+
+    Raises:
+        CapslibError: if the source has clips of the run's own corpus, other features or another sample rate.
+    """
+    source, corpus = config.source, corpora.load(config.corpus)
+    origin = corpora.load(source.corpus)
+    if not set(origin.table["sha256"]).isdisjoint(corpus.table["sha256"]):
+        raise CapslibError(f"{config.title()}: the source has clips of this corpus: transfer needs another one")
+    if source.features != config.features:
+        raise CapslibError(f"{config.title()}: the source has other features ({source.features}): use the same")
+    if origin.sample_rate != corpus.sample_rate:
+        raise CapslibError(
+            f"{config.title()}: the source {origin.name} has {origin.sample_rate} Hz and {corpus.name} has "
+            f"{corpus.sample_rate} Hz: choose a source of the same sample rate"
+        )
+
+
+def source_vectors(config: RunConfig, weights: Path, device: str | torch.device | None = None) -> Tensor:
+    """The trained source's embedding of every clip of the run's corpus.
+
+    Args:
+        config: of a run with a source.
+        weights: of the source.
+        device: default: a GPU if there is one.
+    Returns:
+        (rows, E) on the processor, zeros for clips without a frame.
+    Raises:
+        CapslibError: if the source does not fit (``check_source``), or its weights cannot be read.
+    """
+    check_source(config)
+    device = torch.device(device or default_device())
+    model = restore(config.source, weights).to(device)
+    extracted = features.extract(corpora.load(config.corpus), config.features)
+    clips = [torch.from_numpy(np.array(extracted[row])) for row in range(len(extracted.lengths))]
+    usable = [row for row, clip in enumerate(clips) if len(clip)]
+    with reproducibly(config.source.seed):
+        embedded = map_clips(model.embed, Part([clips[row] for row in usable], torch.zeros(len(usable))), device)
+    vectors = torch.zeros(len(clips), embedded.shape[1])
+    vectors[usable] = embedded
+    return vectors
