@@ -60,14 +60,15 @@ def _refresh(_: argparse.Namespace) -> None:
         print(f"executed: {notebook.name}")
 
 
-def _carry(options: argparse.Namespace) -> None:
+def _migrate(options: argparse.Namespace) -> None:
     from capslib import study
-    from capslib.carry import carry_over
+    from capslib.migrate import migrate
 
     folder = study.accepted() if options.profile == "accepted" else study.reports() / options.profile
-    carried, compared, left = carry_over(folder, Path(options.checkout))
+    done, compared, left = migrate(folder, Path(options.checkout))
     print(
-        f"{carried} records carried over: short runs of {compared} systems were the same to the bit; {left} of other code left"
+        f"{done} records and outputs of probes migrated: short runs of {compared} systems were the same to the bit; "
+        f"{left} of other code left"
     )
 
 
@@ -101,11 +102,11 @@ def _doctor(_: argparse.Namespace) -> None:
     print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, {joblib.cpu_count()} cores, {device}")
     print(f"data folder: {'CAPSLIB_DATA' if paths.data() != paths.root() / 'data' else 'data/ of the checkout'}")
     for name, source in corpora.sources().items():
-        print(f"  {name}: {'here' if corpora.find(name) else 'not here; ' + source.how_to_get}")
+        print(f"  {name}: {'available' if corpora.find(name) else 'not available; ' + source.how_to_get}")
     for profile in study.PROFILES:
-        shelf = study.store(profile)
-        print(f"{profile}: {len(shelf)} records, {len(shelf.unreadable)} unreadable files")
-        for sentence in shelf.unreadable:
+        store = study.store(profile)
+        print(f"{profile}: {len(store)} records, {len(store.unreadable)} unreadable files")
+        for sentence in store.unreadable:
             tqdm.write(f"  {sentence}")
 
 
@@ -125,9 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("accept", help="take this machine's quick records into git").set_defaults(action=_accept)
     commands.add_parser("refresh", help="execute the notebooks in git in place").set_defaults(action=_refresh)
     command = commands.add_parser(
-        "carry", help="give records of an older checkout today's version if short runs are equal"
+        "migrate", help="give records of an older checkout today's version if short runs are equal"
     )
-    command.set_defaults(action=_carry)
+    command.set_defaults(action=_migrate)
     command.add_argument("profile", help="quick, full, or accepted: the quick records in git")
     command.add_argument("checkout", help="of the code that made them, to compare short runs with")
     command = commands.add_parser("data", help="download what its owners let anyone download, list what is here")
