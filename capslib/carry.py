@@ -82,7 +82,7 @@ def carry_over(folder: Path, checkout: Path) -> tuple[int, int, int]:
     """Give the records of a folder (with the weights and looks beside it) that the code of ``checkout`` made today's version.
 
     Args:
-        folder: with ``records/``, and perhaps ``weights/`` and ``insight/``.
+        folder: with ``records/``, and perhaps ``weights/`` and ``probes/``.
         checkout: the older code.
     Returns:
         How many records were carried over; how many short runs were compared; how many records of other code were left.
@@ -128,6 +128,6 @@ def _rename(folder: Path, path: Path, record: dict, compared: int) -> bool:
     new = record | {"key": key, "code": code, "provenance": provenance}
     paths.write_text(target, json.dumps(new, indent=None, separators=(",", ":"), sort_keys=True) + "\n")
     path.unlink()
-    for kept in (*folder.glob(f"weights/{record['key']}.*"), *folder.glob(f"insight/*-{record['key']}.json")):
+    for kept in (*folder.glob(f"weights/{record['key']}.*"), *folder.glob(f"probes/*-{record['key']}.json")):
         kept.rename(kept.with_name(kept.name.replace(record["key"], key)))
     return True

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import NullLocator
 
 from capslib import speed
-from capslib.figures import PALETTE, _grid, save
+from capslib.figures import PALETTE, grid, save
 
 _LINES = {speed.OURS: "-", speed.OURS_DETACHED: "--", speed.PEER: "-"}
 
@@ -38,7 +38,7 @@ def ratios(table: pd.DataFrame, name: str, out: Path) -> None:
         for m, s, r in zip(both["MiB"], both["shape"], reference, strict=True)
     ]
     shapes, formulations = list(dict.fromkeys(both["shape"])), list(dict.fromkeys(both["formulation"]))[::-1]
-    figure, axes = _grid(len(shapes), 2, 6.2, 2.3, sharey=True)
+    figure, axes = grid(len(shapes), 2, 6.2, 2.3, sharey=True)
     for axis, shape in zip(axes.flat, shapes, strict=False):
         here = (
             both[both["shape"] == shape].set_index("formulation").reindex(formulations)
@@ -70,7 +70,7 @@ def growth(points: pd.DataFrame, quantity: str, name: str, out: Path) -> None:
     if _nothing(points):
         return
     letters, kinds = list(dict.fromkeys(points["letter"])), list(dict.fromkeys(points["matrices"]))
-    figure, axes = _grid(len(letters) * len(kinds), len(letters), 2.4, 2.2, sharey=True)
+    figure, axes = grid(len(letters) * len(kinds), len(letters), 2.4, 2.2, sharey=True)
     for panel, axis in enumerate(axes.flat[: len(letters) * len(kinds)]):
         kind, letter = kinds[panel // len(letters)], letters[panel % len(letters)]
         here = points[(points["matrices"] == kind) & (points["letter"] == letter)]
@@ -97,7 +97,7 @@ def features(table: pd.DataFrame, name: str, out: Path) -> None:
     ways: Sequence[str] = ("one thread", "two threads", "two processes")
     there = table[table["one thread"].str.isdigit()]
     kinds = list(dict.fromkeys(there["features"]))
-    figure, axes = _grid(len(kinds), 2, 5.6, 2.8)
+    figure, axes = grid(len(kinds), 2, 5.6, 2.8)
     rows = []
     for axis, kind in zip(axes.flat, kinds, strict=False):
         here = there[there["features"] == kind].iloc[::-1]
@@ -125,7 +125,7 @@ def shares(table: pd.DataFrame, name: str, out: Path) -> None:
     """
     if _nothing(table):
         return
-    figure, axes = _grid(1, 1, 6.0, 2.2)
+    figure, axes = grid(1, 1, 6.0, 2.2)
     axis, here = axes[0, 0], table.iloc[::-1]
     axis.barh(here["part"], here["share"], color=PALETTE[0])
     axis.set(xlim=(0, 1), xlabel="share of an epoch, forward and backward")
