@@ -5,7 +5,7 @@ The pictures are not compared by any test, the CSVs are: they say the same.
 
 from capslib.figures.recordings import clips, durations, feature_statistics, player
 from capslib.figures.results import accuracies, confusion_matrices, over_option, plane
-from capslib.figures.style import PALETTE, grid, not_yet, save
+from capslib.figures.style import PALETTE, grid, save
 from capslib.figures.training import curricula, learning_curves
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "feature_statistics",
     "grid",
     "learning_curves",
-    "not_yet",
     "over_option",
     "plane",
     "player",

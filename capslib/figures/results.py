@@ -119,7 +119,8 @@ def over_option(
         axis.plot(list(printed), list(printed.values()), "_", color="black", **dashes)
         axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
         axis.set_title(f"{key}\n{evidence(card)}", fontsize=9)
-        axis.set(xlabel=label, ylabel=metric, ylim=(0, 1.02))
+        labelled = not with_training or axis in axes[:, 0]
+        axis.set(xlabel=label, ylabel=metric if labelled else "", ylim=(0, 1.02), xmargin=0.08)
         _option_axis(axis, np.array(sorted({*x, *printed})))
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=8)

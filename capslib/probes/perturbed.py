@@ -40,7 +40,7 @@ def components(model: models.AudioModel, train: Part, test: Part, kept: int = 5)
         Means over the classes, of the test clips: pooled, explained variance of the first components over clips and
         levels together; within, the same after each clip's mean over its levels is taken off; level_share, how much of
         the pooled variance lies between the means of the levels; probe, the correlation of a test clip's level with
-        what a linear map fitted on the training clips reads, and side, how often it tells more from less than the
+        what a linear map fitted on the training clips reads, and side, how often it sets more apart from less than the
         middle level. features of a vector; scatter, one class' clips in its first two components: levels x clips x 2,
         with class and levels.
     Raises:

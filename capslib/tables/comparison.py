@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,17 @@ class _Cell:
 
     system: str
     metric: str
-    printed: float | None = None
+    printed: float | None
+
+
+class _Line(NamedTuple):
+    """A row of the paper's table, or one of ours below it: what it is about, and what stands in each column."""
+
+    row: str
+    corpus: str
+    evidence: str
+    source: str
+    values: dict[str, Value]
 
 
 def results(
@@ -61,7 +72,7 @@ def results(
         metrics: of the test part, by the paper's name for each; one alone is named as ours is, with spaces.
         corpus: that the paper's numbers are of, where the rows are no corpora.
     Raises:
-        CapslibError: if the paper's table has no such row or column, or if neither or both axes have systems.
+        CapslibError: if the paper's table has no such row, column or metric, or if neither or both axes have systems.
     """
     if (columns == "metric") != isinstance(rows, Mapping):
         raise CapslibError('give systems as rows with columns="metric", or as columns with rows="corpus" or "class"')
@@ -70,15 +81,13 @@ def results(
     metrics = metrics if isinstance(metrics, Mapping) else {metrics.replace("_", " "): metrics}
     entries = _entries(axis, systems, metrics, published)
     lines = list(_lines(runs, axis, entries, published, corpus))
-    facts = pd.DataFrame([line[:-1] for line in lines], columns=["row", "corpus", "evidence", "source"])
-    cells = pd.DataFrame([{column: _text(value) for column, value in line[-1].items()} for line in lines]).fillna("")
-    bold = pd.DataFrame([_best(entries[line[0]], line[-1]) for line in lines])
-    order = ["corpus", "evidence", "source", *cells] if axis == "corpus" else [*facts.columns[:3], *cells, "source"]
+    frame = pd.DataFrame(line._asdict() for line in lines)
+    cells = pd.DataFrame({column: _text(value) for column, value in line.values.items()} for line in lines).fillna("")
+    bold = pd.DataFrame(_best(entries[line.row], line.values) for line in lines)
+    order = ["corpus", "evidence", "source", *cells] if axis == "corpus" else [*_Line._fields[:3], *cells, "source"]
     titles = {"row": axis, "source": "from" if axis == "corpus" else "runs"}
-    frame, bold = (
-        part.reindex(columns=order, fill_value=False).rename(columns=titles)
-        for part in (pd.concat([facts, cells], axis=1), bold)
-    )
+    frame = pd.concat([frame, cells], axis=1)[order].rename(columns=titles)
+    bold = bold.reindex(columns=order, fill_value=False).rename(columns=titles)
     caption = (
         f"{' '.join(published)}: {', '.join(metrics)} as published{f' on {corpus}' if corpus else ''}, and ours below "
         "as mean and 95% interval, of accuracy over speakers or official folds, of other metrics over folds, on the "
@@ -93,7 +102,9 @@ def _entries(
 ) -> dict[str, dict[str, _Cell]]:
     """Cells by row and column; corpora that stand for none of the paper's are below the row ""."""
     numbers, table, entries = values(*published), " ".join(published), {}
-    rows, columns = (list(dict.fromkeys(key[place] for key in numbers)) for place in (0, 1))
+    rows, columns, known = (list(dict.fromkeys(key[place] for key in numbers)) for place in range(3))
+    for metric in metrics:
+        choose(metric, known, f"metric of {table}")
     if axis == "system":
         for system, place in systems.items():
             row, column = (place, None) if isinstance(place, str) else place or (None, None)
@@ -120,14 +131,15 @@ def _entries(
 
 def _lines(
     runs: Runs, axis: str, entries: Mapping[str, Mapping[str, _Cell]], published: tuple[str, str], corpus: str
-) -> Iterator[tuple[str, str, str, str, dict[str, Value]]]:
-    """Row, corpus, evidence, source and values of every line: those of the paper, and ours below them."""
+) -> Iterator[_Line]:
+    """The paper's rows, and ours below each."""
     shown = statistics.comparable(runs, {cell.system for cells in entries.values() for cell in cells.values()})
     cards, roles = runs.grid.cards, [f"{published[0]} {row}" for row in entries]
     for (row, cells), role in zip(entries.items(), roles, strict=True):
         printed = {column: cell.printed for column, cell in cells.items()}
         if any(value is not None for value in printed.values()):
-            yield row, corpus or row, "published", " ".join(published) if axis == "corpus" else "", printed
+            where, source = (row, " ".join(published)) if axis == "corpus" else (corpus, "")
+            yield _Line(row, where, "published", source, printed)
         keys = list(cards)
         if axis == "corpus":
             keys = [k for k in cards if (cards[k]["role"] == role if row else cards[k]["role"] not in roles)]
@@ -135,10 +147,11 @@ def _lines(
             records = {cell.system: shown.of(corpus=key, system=cell.system) for cell in cells.values()}
             ours = {column: _value(records[cell.system], cell.metric) for column, cell in cells.items()}
             notes = [evidence(cards[key]), source_note(record for some in records.values() for record in some)]
-            yield row, key, "; ".join(filter(None, notes)), _coverage(axis, cards[key], records.values()), ours
+            source = _coverage(axis, cards[key], records.values())
+            yield _Line(row, key, "; ".join(filter(None, notes)), source, ours)
         if axis == "corpus" and row and not keys:
             absent = NOT_AVAILABLE if runs.grid.profile == "full" else "not in this run"
-            yield row, "no recordings", absent, "", dict.fromkeys(cells)
+            yield _Line(row, "no recordings", absent, "", dict.fromkeys(cells))
 
 
 def _value(records: Sequence[dict], metric: str) -> Value:
@@ -174,11 +187,11 @@ def _coverage(axis: str, card: Mapping, systems: Iterable[Sequence[dict]]) -> st
         return "no run yet" if axis == "corpus" else ""
     folds = [Counter(r["config"]["split"] for r in records) for records in systems]
     seeds = _span(count for counts in folds for count in counts.values())
-    extent = f"{_span(map(len, folds))} of {len(card['splits'])} folds, {seeds} seed(s)"
+    covered = f"{_span(map(len, folds))} of {len(card['splits'])} folds, {seeds} seed(s)"
     if axis != "corpus":
-        return f"{extent}, {sum(map(len, systems))} runs"
+        return f"{covered}, {sum(map(len, systems))} runs"
     units = {unit for records in systems for record in records for unit in record["units"]}
-    return f"ours: {extent}; interval over {len(units)} {card['interval_over']}s"
+    return f"ours: {covered}; interval over {len(units)} {card['interval_over']}s"
 
 
 def _span(counts: Iterable[int]) -> str:
