@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 from bench.formulations import OURS_DETACHED
 from bench.results import NOT_YET
 from bench.routing_results import reference
-from capslib.figures import PALETTE, _grid, save
+from capslib.figures import PALETTE, grid, save
 
 
 def _is_empty(table: pd.DataFrame) -> bool:
@@ -36,7 +36,7 @@ def ratios(table: pd.DataFrame, name: str, out: Path) -> None:
         mine / theirs if mine and theirs else np.nan for mine, theirs in zip(both["MiB"], ours, strict=True)
     ]
     shapes, formulations = list(dict.fromkeys(both["shape"])), list(dict.fromkeys(both["formulation"]))[::-1]
-    figure, axes = _grid(len(shapes), 2, 6.2, 2.3, sharey=True)
+    figure, axes = grid(len(shapes), 2, 6.2, 2.3, sharey=True)
     for axis, shape in zip(axes.flat, shapes, strict=False):
         # A formulation that was not measured at this shape has no marker on its line.
         here = both[both["shape"] == shape].set_index("formulation").reindex(formulations)
@@ -67,7 +67,7 @@ def growth(points: pd.DataFrame, quantity: str, name: str, out: Path) -> None:
     if _is_empty(points):
         return
     letters, kinds = list(dict.fromkeys(points["letter"])), list(dict.fromkeys(points["weights"]))
-    figure, axes = _grid(len(letters) * len(kinds), len(letters), 2.4, 2.2, sharey=True)
+    figure, axes = grid(len(letters) * len(kinds), len(letters), 2.4, 2.2, sharey=True)
     for panel, axis in enumerate(axes.flat[: len(letters) * len(kinds)]):
         kind, letter = kinds[panel // len(letters)], letters[panel % len(letters)]
         here = points[(points["weights"] == kind) & (points["letter"] == letter)]
@@ -98,7 +98,7 @@ def features(table: pd.DataFrame, name: str, out: Path) -> None:
         return
     installed = table[table["one thread"].str.isdigit()]
     kinds = list(dict.fromkeys(installed["features"]))
-    figure, axes = _grid(len(kinds), 2, 5.6, 2.8)
+    figure, axes = grid(len(kinds), 2, 5.6, 2.8)
     rows = []
     for axis, kind in zip(axes.flat, kinds, strict=False):
         here = installed[installed["features"] == kind].iloc[::-1]
@@ -126,7 +126,7 @@ def shares(table: pd.DataFrame, name: str, out: Path) -> None:
     """
     if _is_empty(table):
         return
-    figure, axes = _grid(1, 1, 6.0, 2.2)
+    figure, axes = grid(1, 1, 6.0, 2.2)
     axis, here = axes[0, 0], table.iloc[::-1]
     axis.barh(here["part"], here["share"], color=PALETTE[0])
     axis.set(xlim=(0, 1), xlabel="share of an epoch, forward and backward")

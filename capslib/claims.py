@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from capslib import corpora, insight, recipes, statistics, study, tables
+from capslib import corpora, probes, published, recipes, statistics, study, tables
 from capslib.errors import CapslibError
 from capslib.study import Runs
 
@@ -101,7 +101,7 @@ def _said(rows: pd.DataFrame, runs: Runs, roles: Sequence[str] = ()) -> str:
     for _, r in rows.iterrows():
         card = runs.grid.cards[r["corpus"]]
         kind = "" if card["evidence"] == "same corpus" else f" (stand-in for {r['role']})"
-        heard = tables.heard([x for x in runs.records if x["system"] in r["comparison"].split(" - ")])
+        heard = tables.source_note([x for x in runs.records if x["system"] in r["comparison"].split(" - ")])
         kind += f" ({heard})" if heard else ""
         span = f"[{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
         test = f"{100 * r['difference']:+.1f} points {span}, p = {r['p (Holm)']:.3f}, {r['n']} pairs"
@@ -187,8 +187,8 @@ def overfits(fewer: str, more: str, role: str) -> Callable[[Runs], Finding]:
 
 def _seen(runs: Runs, network: str, kind: str, value: Callable[[dict], float]) -> dict[tuple[str, int], float]:
     """A number of the looks at a perturbation that there are, by fold and seed."""
-    looks = insight.looks(
-        runs, insight.components, train=False, given=insight.train_and_test, system=f"{network}, {kind}"
+    looks = probes.run(
+        runs, probes.perturbed.components, train=False, given=probes.train_and_test, system=f"{network}, {kind}"
     )
     return {(look["split"], look["seed"]): value(look) for look in looks}
 
@@ -246,7 +246,7 @@ def more_than_untrained(kinds: Sequence[str], value: Callable[[dict], float]) ->
 
 def resolved(_: Runs) -> Finding:
     """Whether P0's three nominally equal columns are closer to each other than its CAPS and ATT."""
-    table = tables.published("P0", "Table 1")
+    table = published.table("P0", "Table 1").pivot(index="row", columns="column", values="value")
     spread = table[["CAPS", "3", "No Regularization"]].max(axis=1) - table[["CAPS", "3", "No Regularization"]].min(
         axis=1
     )
@@ -284,9 +284,9 @@ CLAIMS = (
     Claim("P0", "section 6.1", "our question: a trained network separates them better than an untrained one, and speed also in the band that all speeds share", "07",
           more_than_untrained(("gain", "speed", recipes.SHARED_BAND), side)),
     Claim("P0", "section 6.1, Figs. 3 and 4", "two components explain most of the variance under perturbation (gain, offset, speed)", "07",
-          above(tuple(recipes.LEVELS), insight.two, 0.5, "of the variance")),
+          above(tuple(recipes.LEVELS), probes.perturbed.two, 0.5, "of the variance")),
     Claim("P0", "section 6.1", "our question: they explain more in a trained network than in an untrained one", "07",
-          more_than_untrained(tuple(recipes.LEVELS), insight.two)),
+          more_than_untrained(tuple(recipes.LEVELS), probes.perturbed.two)),
     Claim("P0", "section 6.2", "capsules of another emotion corpus help on RAVDESS (41% to 50%)", "08",
           higher("capsules, tiled", ("caps",), ("RAVDESS",))),
     Claim("P0", "section 6.2", "our question: they help more than the capsules of an untrained network", "08",

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from capslib import implied, insight, recipes, statistics, statistics_emotion, study, tables_emotion
+from capslib import implied, probes, recipes, statistics, statistics_emotion, study, tables_emotion
 from capslib.claims import FEWEST_PAIRS, NO_DATA, OPEN, REFUTED, SUPPORTED, Claim, Finding
-from capslib.insight.gradients import input_gradients
+from capslib.probes.gradients import input_gradients
 from capslib.statistics_emotion import METRICS
 from capslib.study import Runs
 
@@ -106,7 +106,7 @@ def with_averages(answer: Callable[[Runs], Finding]) -> Callable[[Runs], Finding
     """A claim that speaks of averages of two systems' probabilities as well."""
 
     def answered(runs: Runs) -> Finding:
-        return answer(insight.averages(runs, recipes.AVERAGED, train=False))
+        return answer(probes.averages(runs, recipes.AVERAGED, train=False))
 
     return answered
 
@@ -170,7 +170,7 @@ def follows(better: str, other: str) -> Callable[[Runs], Finding]:
             found = {
                 system: {
                     (look["split"], look["seed"]): look["correlation"]
-                    for look in insight.looks(runs, input_gradients, train=False, system=system, corpus=key)
+                    for look in probes.run(runs, input_gradients, train=False, system=system, corpus=key)
                 }
                 for system in (better, other)
             }

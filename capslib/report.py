@@ -328,16 +328,16 @@ def accept() -> list[Path]:
         paths.write_text(folder / path.name, path.read_text(encoding="utf-8"))
     for old in set(folder.glob("*.json")) - {folder / path.name for path in fresh.values()}:
         old.unlink()
-    written = refresh()  # makes the looks that these records lack
-    kept = study.accepted() / "insight"
-    looks = [
+    written = refresh()  # measures the probes that these records lack
+    stored = study.accepted() / "probes"
+    probes = [
         path
-        for path in sorted((study.reports() / "quick" / "insight").glob("*.json"))
+        for path in sorted((study.reports() / "quick" / "probes").glob("*.json"))
         if path.stem.split("-")[-1] in fresh
     ]
-    for path in looks:
-        paths.write_text(kept / path.name, path.read_text(encoding="utf-8"))
-    for old in set(kept.glob("*.json")) - {kept / path.name for path in looks}:
+    for path in probes:
+        paths.write_text(stored / path.name, path.read_text(encoding="utf-8"))
+    for old in set(stored.glob("*.json")) - {stored / path.name for path in probes}:
         old.unlink()
     return written
 

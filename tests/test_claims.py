@@ -158,7 +158,7 @@ def perturbed(monkeypatch, shares: dict[str, list[float]]) -> SimpleNamespace:
         found = enumerate(shares.get(system, []))
         return [{"split": f"s{k % 3}", "seed": k // 3, "pooled": [share - 0.1, 0.1]} for k, share in found]
 
-    monkeypatch.setattr(claims.insight, "looks", looks)
+    monkeypatch.setattr(claims.probes, "run", looks)
     clips = [{"data": {"clips": {"train": 900, "test": 500}}}]
     return SimpleNamespace(of=lambda system: clips)
 
@@ -178,7 +178,7 @@ HIGH, LOW = [0.90, 0.91, 0.89, 0.92, 0.90, 0.91], [0.30, 0.31, 0.29, 0.32, 0.30,
 )
 def test_most_of_the_variance_is_more_than_half_on_every_perturbation(gain, speed, verdict, monkeypatch):
     runs = perturbed(monkeypatch, {"capsules, gain": gain, "capsules, speed": speed})
-    assert claims.above(("gain", "speed"), claims.insight.two, 0.5, "of it")(runs).verdict == verdict
+    assert claims.above(("gain", "speed"), claims.probes.perturbed.two, 0.5, "of it")(runs).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_most_of_the_variance_is_more_than_half_on_every_perturbation(gain, spee
 )
 def test_training_must_add_to_what_an_untrained_network_shows(trained, untrained, verdict, monkeypatch):
     runs = perturbed(monkeypatch, {"capsules, gain": trained, "untrained, gain": untrained})
-    assert claims.more_than_untrained(("gain",), claims.insight.two)(runs).verdict == verdict
+    assert claims.more_than_untrained(("gain",), claims.probes.perturbed.two)(runs).verdict == verdict
 
 
 def test_a_claim_may_be_about_another_metric():

@@ -1,4 +1,4 @@
-"""P1's and P2's protocol, recipe, tables and ledger: published and ours are never mixed, and verdicts follow from records."""
+"""P1's and P2's protocol, recipe, own tables and ledger: verdicts follow from records."""
 
 from __future__ import annotations
 
@@ -7,54 +7,23 @@ import pandas as pd
 import pytest
 import torch
 import trees
+from synthetic_records import CARDS, EMODB, HIGH, LOW, RAVDESS, SPLITS, records
+from synthetic_records import runs_of as of
 
-from capslib import claims_emotion, corpora, implied, models, recipes, runs, statistics_emotion, study, tables_emotion
+from capslib import (
+    claims_emotion,
+    corpora,
+    implied,
+    models,
+    published,
+    recipes,
+    runs,
+    statistics_emotion,
+    tables,
+    tables_emotion,
+)
 from capslib.claims import NO_DATA, OPEN, REFUTED, SUPPORTED
 from capslib.errors import CapslibError
-
-SPLITS = {f"fold{k}": {"train": 100, "validation": 25, "test": 25, "fingerprint": "f"} for k in range(1, 6)}
-CARDS = {
-    key: {"role": "P1 IEMOCAP", "evidence": kind, "missing": [], "splits": SPLITS, "interval_over": "speaker"}
-    for key, kind in {
-        "emodb:emotion4_p2": "stand-in",
-        "ravdess:emotion4": "stand-in",
-        "synth_emotion:emotion": "synthetic",
-    }.items()
-}
-LOW = [0.50, 0.52, 0.51, 0.49, 0.50]
-HIGH = [0.80, 0.81, 0.82, 0.78, 0.80]
-
-
-def records(corpus: str, system: str, values: list[float], happy: float = 0.1) -> list[dict]:
-    """One a fold, with this WA and, less 0.1, UA; of ten clips a class nine are right, of happy a share of ``happy``."""
-    right = {"angry": 9, "happy": round(10 * happy), "neutral": 9, "sad": 9}
-    confusion = np.diag(list(right.values()))
-    confusion[:, 2] += 10 - np.array(list(right.values()))  # all else is told as neutral
-    confusion[2, 2] = 10
-    return [
-        {
-            "system": system,
-            "config": {"corpus": corpus, "model": "cnn_gru", "split": f"fold{k}", "seed": 0},
-            "classes": list(right),
-            "confusion": confusion.tolist(),
-            "units": {f"speaker{k}": [round(40 * value), 40]},
-            "train": {"accuracy": 0.95, "unweighted_accuracy": 0.95},
-            "epochs": [
-                {"train_loss": 1 - epoch / 9, "validation_accuracy": value / 2 + epoch / 20} for epoch in range(7)
-            ],
-            "test": {"accuracy": value, "unweighted_accuracy": value - 0.1},
-        }
-        for k, value in enumerate(values, start=1)
-    ]
-
-
-def of(*made: list[dict], keys: tuple[str, ...] = ("emodb:emotion4_p2",)) -> study.Runs:
-    grid = study.Grid("full", (), {key: CARDS[key] for key in keys}, {})
-    return study.Runs(grid, tuple(record for some in made for record in some), (), (), ())
-
-
-EMODB, RAVDESS = "emodb:emotion4_p2", "ravdess:emotion4"
-
 
 # --- protocol and recipe -------------------------------------------------------------------------------------------
 
@@ -89,8 +58,8 @@ def test_spectrograms_keep_10_hertz_a_bin(rate, bins):
 
 def test_systems_are_the_papers_and_their_variants():
     systems = recipes.p2_systems(epochs=2)
-    published = {row for row, _, _ in tables_emotion.values("P2", "Table V")}
-    assert {name.removesuffix(" [15]") for name in recipes.TABLE_V} == published
+    printed = {row for row, _, _ in published.values("P2", "Table V")}
+    assert {name.removesuffix(" [15]") for name in recipes.TABLE_V} == printed
     for name, (model, options, changes) in systems.items():
         models.entries()[model].config(**options)
         config = runs.RunConfig("c", "s", model, tuple(options.items()), **changes)
@@ -128,64 +97,13 @@ def test_counts_are_published_and_equal():
     )  # a bias for each of 1,280 x 8 capsules of 8
 
 
-def test_published_and_ours_have_rows_of_their_own_and_what_is_missing_is_said(tmp_path):
-    made = of(records(EMODB, "CNN_GRU", LOW), keys=(EMODB, RAVDESS))
-    places = {"CNN_GRU": ("CNN_GRU", ""), "CNN_SeqCap": ("CNN_SeqCap", "")}
-    tables_emotion.scores(made, places, "P2", "Table V", "t", tmp_path)
-    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str, keep_default_na=False)
-    rows = frame.set_index(["system", "corpus"])
-    assert rows.loc[("CNN_GRU", "IEMOCAP"), ["evidence", "WA", "UA"]].tolist() == ["published", "0.670", "0.518"]
-    assert rows.loc[("CNN_GRU", EMODB), "WA"].startswith("0.505 [")
-    assert rows.loc[("CNN_GRU", EMODB), "runs"] == "5 of 5 folds, 1 seed(s), 5 runs"
-    assert rows.loc[("CNN_GRU", RAVDESS), "WA"] == rows.loc[("CNN_SeqCap", EMODB), "UA"] == "not run yet"
-    assert (frame["evidence"] == "published").sum() == 2 and set(frame["evidence"]) == {"published", "stand-in"}
-
-
-def test_a_curriculum_has_two_published_rows(tmp_path):
-    places = {"CNN_GRU": ("CNN_GRU", "curriculum"), "CNN_GRU, no curriculum": ("CNN_GRU", "no curriculum")}
-    tables_emotion.scores(of(), places, "P2", "Table IV", "t", tmp_path)
-    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str)
-    assert frame.loc[frame["evidence"] == "published", ["WA", "UA"]].to_numpy().tolist() == [
-        ["0.670", "0.518"],
-        ["0.673", "0.515"],
-    ]
-
-
-def test_confusions_are_shares_of_the_true_class_in_the_paper_s_order(tmp_path):
-    made = of(records(EMODB, "CNN_SeqCap", LOW, happy=0.3))
-    tables_emotion.confusions(made, "CNN_SeqCap", "P2", "Table VI", "t", tmp_path)
-    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str).set_index(["true", "evidence"])
-    assert list(dict.fromkeys(true for true, _ in frame.index)) == list(tables_emotion.EMOTIONS)
-    assert frame.loc[("Happy", "published"), "predicted Happy"] == "0.017"
-    assert frame.loc[("Happy", "stand-in"), ["predicted Neutral", "predicted Happy"]].tolist() == ["0.700", "0.300"]
-    assert frame.loc[("Happy", "stand-in"), "clips"] == "50"
-
-
-def test_a_class_that_a_corpus_lacks_is_left_empty(tmp_path):
+def test_a_class_that_a_corpus_lacks_has_no_test():
     made = of(records(EMODB, "CNN_SeqCap", LOW), records(EMODB, "b", LOW))
     for record in made.records:
         record["classes"] = ["angry", "neutral", "sad"]
         record["confusion"] = [[5, 2, 0], [1, 9, 0], [0, 3, 7]]
-    tables_emotion.confusions(made, "CNN_SeqCap", "P2", "Table VI", "t", tmp_path)
-    frame = pd.read_csv(tmp_path / "tables" / "t.csv", dtype=str).set_index(["true", "evidence"])
-    assert (
-        pd.isna(frame.loc[("Happy", "stand-in"), "predicted Sad"])
-        and frame.loc[("Sad", "stand-in"), "predicted Sad"] == "0.700"
-    )
     assert statistics_emotion.paired(made, [("CNN_SeqCap", "b")], ["recall of happy"])["n"].item() == 0
     assert claims_emotion.hardest(("CNN_SeqCap",), "happy")(made).verdict == NO_DATA
-
-
-def test_pooled_counts_weigh_clips_and_not_folds():
-    made = of(records(EMODB, "a", LOW[:2]))
-    made.records[0]["confusion"] = np.diag([90, 0, 0, 0]).tolist()
-    made.records[1]["confusion"] = [[0, 0, 10, 0], [0, 0, 5, 0], [0, 0, 0, 0], [0, 0, 0, 5]]
-    table = tables_emotion.pooled(made, ["a", "b"]).set_index("system")
-    row, commonest = table.loc["a"], table.loc["always the commonest class"]
-    assert (commonest["WA"], commonest["UA"]) == (f"{100 / 110:.3f}", f"{1 / 3:.3f}")
-    folds = tables_emotion.per_fold(made, ["a", "b"]).set_index("fold")
-    assert folds.loc["fold2", ["angry clips", "happy clips", "a", "b"]].tolist() == [10, 5, "0.520", "not run yet"]
-    assert (row["WA"], row["UA"], row["clips of a seed"]) == (f"{95 / 110:.3f}", f"{(0.9 + 0 + 1) / 3:.3f}", "110")
 
 
 def test_segments_are_those_that_training_cuts(data_folder):
@@ -219,8 +137,8 @@ def test_utterances_are_counted_or_said_to_be_elsewhere(data_folder):
 
 def test_the_text_s_comparisons_stand_beside_ours():
     tests = tables_emotion.text_tests(of(records(EMODB, "CNN_SeqCap", HIGH), records(EMODB, "CNN_GRU_Att", LOW)))
-    assert tables_emotion.decided(tests).startswith(f"{EMODB}: 2 of 2 comparisons higher, 0 lower; the median interval")
-    found = tables_emotion.readable(tests)
+    assert tables.verdict_counts(tests).startswith(f"{EMODB}: 2 of 2 comparisons higher, 0 lower; the median interval")
+    found = tables.in_points(tests)
     rows = found.set_index(["comparison", "metric"])
     ours = rows.loc[("CNN_SeqCap - CNN_GRU_Att", "WA")]
     assert ours["published gain in points"] == "+1.66" and ours["published p"] == "< 0.05"  # 69.86 - 68.20
@@ -361,7 +279,7 @@ def test_a_gradient_follows_by_its_correlation(lead, verdict, monkeypatch):
         )
         return [{"split": f"fold{k}", "seed": 0, "correlation": value} for k, value in enumerate(values, start=1)]
 
-    monkeypatch.setattr(claims_emotion.insight, "looks", looks)
+    monkeypatch.setattr(claims_emotion.probes, "run", looks)
     assert claims_emotion.follows("a", "b")(of(records(EMODB, "a", LOW))).verdict == verdict
 
 

@@ -67,7 +67,7 @@ def old(folder: Path, config: RunConfig, code: str = OLD, seconds: float = 10.0,
     for file, text in (
         (path, json.dumps(made)),
         (folder / "weights" / f"{key}.safetensors", f"weights {key}"),
-        (folder / "insight" / f"couplings-{key}.json", f"look {key}"),
+        (folder / "probes" / f"couplings-{key}.json", f"look {key}"),
     ):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -89,7 +89,7 @@ def test_equal_runs_get_today_s_key_with_a_note_and_all_that_belongs_to_them(fol
         names = {
             f"records/{file_name(was['config'], key)}": None,
             f"weights/{key}.safetensors": f"weights {was['key']}",
-            f"insight/couplings-{key}.json": f"look {was['key']}",
+            f"probes/couplings-{key}.json": f"look {was['key']}",
         }
         expected |= names.keys()
         for name, text in names.items():

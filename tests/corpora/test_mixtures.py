@@ -10,7 +10,7 @@ import soundfile
 import trees
 from trees import layouts
 
-from capslib import corpora, tables
+from capslib import corpora, published
 from capslib.corpora import mixtures
 from capslib.errors import CapslibError
 
@@ -387,7 +387,7 @@ def test_a_mixture_of_embedded_corpora_is_embedded(name):
 
 
 def test_roles_are_rows_of_the_published_table():
-    rows = {f"P0 {row}" for row in tables.published("P0", "Table 2").index}
+    rows = {f"P0 {row}" for row in published.table("P0", "Table 2")["row"]}
     roles = {next(iter(corpora.sources()[name].tasks.values())).role for name in ALL}
     assert roles - {""} == rows
 

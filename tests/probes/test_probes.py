@@ -1,4 +1,4 @@
-"""Looks into perturbed clips, mixtures and reconstructions: what must hold by construction, whatever a network learnt."""
+"""Perturbed clips, mixtures and reconstructions: what must hold by construction, whatever a network learnt."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from capslib import figures_insight, insight, models, tables
+from capslib import models, probes
 from capslib.errors import CapslibError
+from capslib.probes import mixed, perturbed, reconstructed
 from capslib.training import Part
 
 LEVELS = (-2.0, -1.0, 0.0, 1.0, 2.0)
@@ -43,30 +44,30 @@ def part(first: int, flat: bool = False) -> Part:
 
 
 def test_a_level_along_one_direction_is_one_component_and_is_read_back():
-    look = insight.components(Along(8), part(0), part(100))
-    assert look["within"][0] == pytest.approx(1.0, abs=1e-3)
-    assert 0.8 < look["level_share"] < 1 and look["pooled"][0] > 0.8
-    assert look["probe"] > 0.95 and look["side"] == 1.0 and look["features"] == 8
-    assert np.array(look["scatter"]["points"]).shape == (5, 15, 2)
-    json.dumps(look)
+    result = perturbed.components(Along(8), part(0), part(100))
+    assert result["within"][0] == pytest.approx(1.0, abs=1e-3)
+    assert 0.8 < result["level_share"] < 1 and result["pooled"][0] > 0.8
+    assert result["probe"] > 0.95 and result["side"] == 1.0 and result["features"] == 8
+    assert np.array(result["scatter"]["points"]).shape == (5, 15, 2)
+    json.dumps(result)
 
 
 def test_a_level_that_leaves_no_trace_is_not_read_back():
-    look = insight.components(Along(8), part(0, flat=True), part(100, flat=True))
-    assert look["level_share"] == pytest.approx(0.0, abs=1e-9) and look["probe"] == 0.0
-    assert look["side"] == pytest.approx(0.5)
+    result = perturbed.components(Along(8), part(0, flat=True), part(100, flat=True))
+    assert result["level_share"] == pytest.approx(0.0, abs=1e-9) and result["probe"] == 0.0
+    assert result["side"] == pytest.approx(0.5)
 
 
-def test_of_a_capsule_network_the_true_class_is_looked_at():
+def test_of_a_capsule_network_the_true_class_is_measured():
     torch.manual_seed(0)
     model = models.build("caps", 2, 2, capsule_features=6).eval()
-    assert insight.components(model, part(0), part(100))["features"] == 6
+    assert perturbed.components(model, part(0), part(100))["features"] == 6
 
 
 def test_clips_that_were_not_perturbed_are_refused():
     plain = Part(clips(0, 0.0), torch.arange(30) % 2)
     with pytest.raises(CapslibError, match="these clips were not perturbed: give the runs `perturb`"):
-        insight.components(Along(4), plain, plain)
+        perturbed.components(Along(4), plain, plain)
 
 
 def decoded(num_frames: int = 9) -> models.AudioModel:
@@ -78,33 +79,33 @@ def decoded(num_frames: int = 9) -> models.AudioModel:
 
 def test_reconstructions_are_held_against_the_median_clip():
     train = Part([torch.randn(n, 6) for n in (9, 5, 7)], torch.tensor([0, 1, 2]))
-    look = insight.reconstructions(decoded(), train, train)
-    assert 0 < look["error"] < 1 and look["left_out"] == 0 and set(look["shown"]) == {"0", "1", "2"}
+    result = reconstructed.reconstructions(decoded(), train, train)
+    assert 0 < result["error"] < 1 and result["left_out"] == 0 and set(result["shown"]) == {"0", "1", "2"}
     alone = Part(train.clips[:1], train.targets[:1])
-    assert insight.reconstructions(decoded(), alone, alone)["reference"] == pytest.approx(0.0, abs=1e-6)
-    json.dumps(look)
+    assert reconstructed.reconstructions(decoded(), alone, alone)["reference"] == pytest.approx(0.0, abs=1e-6)
+    json.dumps(result)
 
 
-def test_and_against_the_median_clip_of_the_told_class():
+def test_and_against_the_median_clip_of_the_predicted_class():
     model, train = decoded(), Part([torch.full((9, 6), float(k)) for k in (-1, 0, 1)], torch.tensor([0, 1, 2]))
     test = Part([torch.randn(9, 6) for _ in range(4)], torch.zeros(4, dtype=torch.long))
-    told = [int(model(clip[None], torch.tensor([9])).argmax()) for clip in test.clips]
+    predicted = [int(model(clip[None], torch.tensor([9])).argmax()) for clip in test.clips]
     wanted = [
         (model.scaled(train.clips[k]) - model.scaled(clip)).abs().mean()
-        for k, clip in zip(told, test.clips, strict=True)
+        for k, clip in zip(predicted, test.clips, strict=True)
     ]
-    found = insight.reconstructions(model, train, test)
-    assert found["class_reference"] == pytest.approx(float(torch.stack(wanted).mean()), abs=2e-5)
-    only = Part(train.clips[:1], torch.tensor([0 if told[0] else 1]))  # the told class has no training clip
-    alone = insight.reconstructions(model, only, Part(test.clips[:1], test.targets[:1]))
+    results = reconstructed.reconstructions(model, train, test)
+    assert results["class_reference"] == pytest.approx(float(torch.stack(wanted).mean()), abs=2e-5)
+    only = Part(train.clips[:1], torch.tensor([0 if predicted[0] else 1]))  # the predicted class has no training clip
+    alone = reconstructed.reconstructions(model, only, Part(test.clips[:1], test.targets[:1]))
     assert alone["class_reference"] == alone["reference"]
 
 
 def test_clips_longer_than_the_decoder_writes_are_counted():
     train = Part([torch.randn(n, 6) for n in (9, 5, 12)], torch.tensor([0, 1, 2]))
-    assert insight.reconstructions(decoded(9), Part(train.clips[:2], train.targets[:2]), train)["left_out"] == 1
+    assert reconstructed.reconstructions(decoded(9), Part(train.clips[:2], train.targets[:2]), train)["left_out"] == 1
     with pytest.raises(CapslibError, match="CapsNet has no decoder: choose caps_decoder"):
-        insight.reconstructions(models.build("caps", 6, 3), train, train)
+        reconstructed.reconstructions(models.build("caps", 6, 3), train, train)
 
 
 @pytest.mark.parametrize("system, bounds", [("caps", (0.0, 1.0)), ("att", (0.0, 1.0))])
@@ -112,17 +113,18 @@ def test_scores_over_the_ratio_are_lengths_or_probabilities(system, bounds):
     torch.manual_seed(0)
     model = models.build(system, 6, 2).eval()
     variants = tuple([torch.randn(8, 6) for _ in range(4)] for _ in range(3))
-    look = insight.over_snr(model, Part(variants[0], torch.ones(4, 2), variants, (0.0, 5.0, 10.0)))
-    assert np.array(look["scores"]).shape == np.array(look["detected"]).shape == (2, 3) and look["snr"] == [0, 5, 10]
-    assert bounds[0] <= np.min(look["scores"]) and np.max(look["scores"]) <= bounds[1]
+    result = mixed.over_snr(model, Part(variants[0], torch.ones(4, 2), variants, (0.0, 5.0, 10.0)))
+    assert np.array(result["scores"]).shape == np.array(result["detected"]).shape == (2, 3) and result["snr"] == [
+        0,
+        5,
+        10,
+    ]
+    assert bounds[0] <= np.min(result["scores"]) and np.max(result["scores"]) <= bounds[1]
     with pytest.raises(CapslibError, match="look with given=mixed_again"):
-        insight.over_snr(model, Part(variants[0], torch.ones(4, 2)))
+        mixed.over_snr(model, Part(variants[0], torch.ones(4, 2)))
 
 
-# --- What is made of looks
-
-
-def look_at(system: str, split: str, **values) -> dict:
+def result_of(system: str, split: str, **values) -> dict:
     scatter = {"class": 0, "points": np.zeros((5, 4, 2)).tolist()}
     numbers = {"pooled": [0.5, 0.25, 0.1], "within": [0.6, 0.3], "level_share": 0.1, "probe": 0.2, "side": 0.6}
     head = {"system": system, "corpus": "fsdd:digit", "split": split, "seed": 0, "features": 16, "levels": list(LEVELS)}
@@ -130,20 +132,20 @@ def look_at(system: str, split: str, **values) -> dict:
 
 
 def test_perturbed_clips_have_a_row_a_system_with_an_interval_over_folds():
-    found = [
-        look_at("capsules, gain", "a"),
-        look_at("capsules, gain", "b", pooled=[0.7, 0.25]),
-        look_at("LSTM, gain", "a"),
+    results = [
+        result_of("capsules, gain", "a"),
+        result_of("capsules, gain", "b", pooled=[0.7, 0.25]),
+        result_of("LSTM, gain", "a"),
     ]
-    table = tables.perturbed(found).set_index("system")
+    table = probes.table(results, perturbed.COLUMNS, perturbed.FACTS).set_index("system")
     assert table.loc["capsules, gain", "two components, all"].startswith("0.850 [")
     assert table.loc["LSTM, gain", "two components, all"] == "0.750" and table.loc["LSTM, gain", "networks"] == 1
-    assert tables.perturbed([]).empty
+    assert table.loc["LSTM, gain", "numbers"] == 16 and probes.table([], perturbed.COLUMNS).empty
 
 
-def test_figures_of_looks_write_what_they_show(tmp_path):
-    found = [look_at("capsules, gain", "a"), look_at("untrained, gain", "a")]
-    figures_insight.components(found, ["capsules", "untrained", "LSTM"], "c", tmp_path)
+def test_figures_of_probes_write_what_they_show(tmp_path):
+    results = [result_of("capsules, gain", "a"), result_of("untrained, gain", "a")]
+    perturbed.draw(results, ["capsules", "untrained", "LSTM"], "c", tmp_path)
     data = pd.read_csv(tmp_path / "figures" / "c.csv")
     assert set(data["network"]) == {"capsules", "untrained"} and len(data) == 2 * 5 * 4
     snr = {
@@ -153,16 +155,16 @@ def test_figures_of_looks_write_what_they_show(tmp_path):
         "scores": [[0.1, 0.2], [0.8, 0.9]],
         "detected": [[0, 0], [1, 1]],
     }
-    figures_insight.over_snr([snr, snr], ["noise", "speech"], "s", tmp_path)
+    mixed.draw([snr, snr], ["noise", "speech"], "s", tmp_path)
     assert pd.read_csv(tmp_path / "figures" / "s.csv")["score"].tolist() == [0.1, 0.2, 0.8, 0.9]
     pair = {"input": [[0.0, 1.0]], "reconstruction": [[0.5, 0.5]], "predicted": 1}
-    look = {"corpus": "c:x", "split": "fold1", "system": "CAPS", "shown": {"0": pair}}
-    figures_insight.reconstructions([look], ["a", "b"], "r", tmp_path)
+    result = {"corpus": "c:x", "split": "fold1", "system": "CAPS", "shown": {"0": pair}}
+    reconstructed.draw([result], ["a", "b"], "r", tmp_path)
     assert pd.read_csv(tmp_path / "figures" / "r.csv")["corpus"].tolist() == ["c:x"] * 4
     for draw, more in (
-        (figures_insight.components, (["capsules"],)),
-        (figures_insight.over_snr, (["a"],)),
-        (figures_insight.reconstructions, (["a"],)),
+        (perturbed.draw, (["capsules"],)),
+        (mixed.draw, (["a"],)),
+        (reconstructed.draw, (["a"],)),
     ):
         draw([], *more, "none", tmp_path)
     assert not (tmp_path / "figures" / "none.png").exists()

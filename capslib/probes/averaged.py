@@ -11,6 +11,7 @@ from torch import nn
 
 from capslib import corpora, models, training
 from capslib.errors import CapslibError
+from capslib.probes.parts import Probe
 from capslib.study import Runs
 from capslib.training import Part, RunConfig, load_parts
 
@@ -32,38 +33,38 @@ def probabilities(model: models.AudioModel, part: Part, units: Sequence[str]) ->
         raise CapslibError(
             f"{type(model).__name__} gives lengths of capsules, not probabilities: average other systems"
         )
-    found = training.predict(model, part, torch.device("cpu")).double().softmax(-1)
-    told = [[round(value, 6) for value in row] for row in found.tolist()]
-    return {"probabilities": told, "targets": part.targets.tolist(), "units": list(units)}
+    shares = training.predict(model, part, torch.device("cpu")).double().softmax(-1)
+    rounded = [[round(value, 6) for value in row] for row in shares.tolist()]
+    return {"probabilities": rounded, "targets": part.targets.tolist(), "units": list(units)}
 
 
-def averaged(runs: Runs, pairs: Mapping[str, tuple[str, str]], found: Iterable[Mapping]) -> Runs:
-    """The runs, and behind them a record for each fold and seed on which both systems of a pair were looked at.
+def averaged(runs: Runs, pairs: Mapping[str, tuple[str, str]], results: Iterable[Mapping]) -> Runs:
+    """The runs, and behind them a record for each fold and seed of which both systems of a pair have probabilities.
 
-    Nothing is trained for it. Its training accuracy is taken to be the lower one of its parts', its parameters their sum.
+    Nothing is trained for it. Its training accuracy is taken to be the lower one of its parts', its parameters their
+    sum.
 
     Args:
         runs: of the parts.
         pairs: names of two systems, by the name of their average.
-        found: from ``insight.looks(runs, probabilities, given=test_units)``.
+        results: of ``probabilities``, with ``test_units``.
     """
-    looked = {(look["corpus"], look["split"], look["seed"], look["system"]): look for look in found}
-    recorded = {
-        (r["config"]["corpus"], r["config"]["split"], r["config"]["seed"], r["system"]): r for r in runs.records
-    }
-    made = []
+    fields = ("corpus", "split", "seed")
+    shares = {(*(result[field] for field in fields), result["system"]): result for result in results}
+    recorded = {(*(r["config"][field] for field in fields), r["system"]): r for r in runs.records}
+    means = []
     for name, parts in pairs.items():
-        for place in dict.fromkeys(key[:3] for key in looked):
-            if all((*place, part) in looked and (*place, part) in recorded for part in parts):
-                looks, records = zip(*((looked[*place, part], recorded[*place, part]) for part in parts), strict=True)
-                made.append(_averaged(name, looks, records))
-    return replace(runs, records=(*runs.records, *made))
+        for place in dict.fromkeys(key[:3] for key in shares):
+            keys = [(*place, part) for part in parts]
+            if all(key in shares and key in recorded for key in keys):
+                means.append(_averaged(name, [shares[key] for key in keys], [recorded[key] for key in keys]))
+    return replace(runs, records=(*runs.records, *means))
 
 
-def _averaged(name: str, looks: Sequence[Mapping], records: Sequence[dict]) -> dict:
-    mean = torch.tensor([look["probabilities"] for look in looks], dtype=torch.float64).mean(0)
-    targets, predicted = torch.tensor(looks[0]["targets"]), mean.argmax(-1)
-    right, units = (predicted == targets).tolist(), looks[0]["units"]
+def _averaged(name: str, results: Sequence[Mapping], records: Sequence[dict]) -> dict:
+    mean = torch.tensor([result["probabilities"] for result in results], dtype=torch.float64).mean(0)
+    targets, predicted = torch.tensor(results[0]["targets"]), mean.argmax(-1)
+    right, units = (predicted == targets).tolist(), results[0]["units"]
     learnt = min((record["train"] for record in records), key=lambda part: part["accuracy"])
     return {
         **records[-1],
@@ -80,3 +81,6 @@ def _averaged(name: str, looks: Sequence[Mapping], records: Sequence[dict]) -> d
         },
         "predictions": predicted.tolist(),
     }
+
+
+PROBES = {"probabilities": Probe(probabilities, test_units)}

@@ -1,0 +1,106 @@
+"""How sure a network is of each class as speech sinks into noise (beyond P0 section 5.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from capslib import corpora, models, training
+from capslib.corpora.mixtures import remix
+from capslib.errors import CapslibError
+from capslib.figures.style import PALETTE, grid, not_yet, save
+from capslib.probes.parts import Probe
+from capslib.training import Part, RunConfig
+
+SNRS = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)  # decibels
+
+
+def mixed_again(config: RunConfig) -> tuple[Part]:
+    """The test clips of a run in which speech and noise sound at once, mixed again at each of ``SNRS``."""
+    corpus = corpora.load(config.corpus)
+    table = corpus.table.loc[list(corpus.split(config.split).test)]
+    items = list(table.index[table["label"].str.contains("+", regex=False)])
+    module = config.features.build(corpus.sample_rate)
+    variants = []
+    for snr in SNRS:
+        waveforms = [torch.from_numpy(waveform) for waveform in remix(corpus, items, snr)]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        with torch.inference_mode():
+            values, frames = module(nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths)
+        variants.append([clip[:n].clone() for clip, n in zip(values, frames.tolist(), strict=True)])
+    targets = torch.ones(len(items), len(corpus.classes))
+    return (Part(variants[0], targets, tuple(variants), SNRS),)
+
+
+def over_snr(model: models.AudioModel, part: Part) -> dict:
+    """Scores of every class at each signal-to-noise ratio, for clips that have all classes in them.
+
+    Args:
+        model: scores are lengths of capsules (margin loss), or else logits, given as probabilities.
+        part: from ``mixed_again``.
+    Returns:
+        snr in decibels; scores and detected, for each class (in the corpus' order) its mean score and the share of
+        clips in which it is detected, at each ratio.
+    Raises:
+        CapslibError: for clips that are no mixtures at several ratios.
+    """
+    if not part.variants or part.targets.dim() != 2:
+        raise CapslibError("these clips are not mixtures at several ratios: look with given=mixed_again")
+    _, threshold = training.MULTI_LABEL[model.loss]
+    scores = [training.predict(model, Part(clips, part.targets), torch.device("cpu")) for clips in part.variants]
+    shown = scores if model.loss == "margin" else [score.sigmoid() for score in scores]
+    return {
+        "snr": list(part.levels),
+        "scores": [[round(v, 4) for v in column] for column in torch.stack([s.mean(0) for s in shown]).T.tolist()],
+        "detected": [
+            [round(v, 4) for v in column]
+            for column in torch.stack([(s > threshold).float().mean(0) for s in scores]).T.tolist()
+        ],
+    }
+
+
+def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
+    """Mean score of each class over the signal-to-noise ratio, and dashed the share of clips in which it is detected.
+
+    One panel for each corpus and system; bands are ranges over folds and seeds.
+
+    Args:
+        results: of ``over_snr``.
+        classes: in the order of the corpora.
+        name, out: see ``figures.save``.
+    """
+    if not results:
+        not_yet()
+        return
+    panels = list(dict.fromkeys((result["corpus"], result["system"]) for result in results))
+    figure, axes = grid(len(panels), 2, 3.8, 2.7, sharey=True)
+    rows = []
+    for axis, (corpus, system) in zip(axes.flat, panels, strict=False):
+        here = [result for result in results if (result["corpus"], result["system"]) == (corpus, system)]
+        snr = here[0]["snr"]
+        for k, label in enumerate(classes):
+            lines = np.array([result["scores"][k] for result in here])
+            axis.plot(snr, lines.mean(0), "o-", color=PALETTE[k], label=f"{label}: score", markersize=4)
+            axis.fill_between(snr, lines.min(0), lines.max(0), color=PALETTE[k], alpha=0.15, linewidth=0)
+            detected = np.array([result["detected"][k] for result in here]).mean(0)
+            axis.plot(snr, detected, "--", color=PALETTE[k], linewidth=1, label=f"{label}: share detected")
+            values = zip(snr, lines.mean(0), detected, strict=True)
+            rows += [
+                {"corpus": corpus, "system": system, "class": label, "snr": x, "score": y, "detected": d}
+                for x, y, d in values
+            ]
+        axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axis.axvline(5, color="grey", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="speech over noise in dB", ylim=(0, 1))
+        axis.set_title(f"{system} on {corpus}", fontsize=9)
+    axes[0, 0].set_ylabel("length (CAPS), probability\n(ATT), or share detected")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    save(figure, name, pd.DataFrame(rows), out)
+
+
+PROBES = {"over_snr": Probe(over_snr, mixed_again)}

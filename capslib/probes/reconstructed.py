@@ -1,0 +1,115 @@
+"""What the decoder reconstructs from a capsule (P0 section 5.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from capslib import models
+from capslib.errors import CapslibError
+from capslib.figures.style import grid, not_yet, save
+from capslib.models.p0 import DecodedCapsNet
+from capslib.probes.parts import Probe, train_and_test
+from capslib.training import Part
+
+
+@torch.inference_mode()
+def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: int = 3) -> dict:
+    """Inputs and what the decoder writes for them, from the capsule of the class that the model predicts.
+
+    Args:
+        model: a ``DecodedCapsNet``.
+        train: clips whose median at each frame is the reference, the constant that has the smallest error.
+        test: clips; those with more frames than the decoder writes are counted and left out.
+        clips: examples, of different classes.
+    Returns:
+        error: mean absolute error over the test clips' own frames, features between 0 and 1 by the training part's
+        range;
+        reference: that of the median training clip, without any knowledge of the clip; class_reference: that of the
+        median training clip of the class that the model predicts, which knows no more of how it was said; left_out;
+        shown: input and reconstruction (frames, features) of a few clips, with true and predicted class.
+    Raises:
+        CapslibError: for a model without a decoder.
+    """
+    if not isinstance(model, DecodedCapsNet):
+        raise CapslibError(f"{type(model).__name__} has no decoder: choose caps_decoder")
+    errors, references, class_references, left_out, examples = [], [], [], 0, {}
+    filled = torch.full((len(train), model.num_frames, len(model.low)), float("nan"))
+    for place, clip in zip(filled, train.clips, strict=True):
+        place[: len(clip)] = model.scaled(clip)
+    overall = _median(filled)
+    # A class whose clips are all shorter than some frame says nothing of it there.
+    medians = {
+        int(k): torch.where((own := _median(filled[train.targets == k])).isnan(), overall, own)
+        for k in train.targets.unique()
+    }
+    for index in range(len(test)):
+        features, lengths, target = test.batch([index], torch.device("cpu"))
+        if features.shape[1] > model.num_frames:
+            left_out += 1
+            continue
+        capsules = model.capsule_vectors(features, lengths)
+        predicted = capsules.norm(dim=-1).argmax(-1)
+        errors.append(model.error(capsules, features, lengths, predicted).item())
+        wanted = model.scaled(features)[0]
+        for distances, median in ((references, overall), (class_references, medians.get(int(predicted), overall))):
+            distances.append((median[: len(wanted)] - wanted).abs().mean().item())
+        if len(examples) < clips and int(target) not in examples:
+            written = model.reconstruct(capsules, predicted)[0, : len(wanted)]
+            pair = {"input": wanted, "reconstruction": written}
+            rounded = {name: [[round(v, 2) for v in frame] for frame in x.tolist()] for name, x in pair.items()}
+            examples[int(target)] = rounded | {"predicted": int(predicted)}
+    count = max(1, len(errors))
+    return {
+        "error": round(sum(errors) / count, 5),
+        "reference": round(sum(references) / count, 5),
+        "class_reference": round(sum(class_references) / count, 5),
+        "left_out": left_out,
+        "shown": {str(k): value for k, value in examples.items()},
+    }
+
+
+def _median(clips: torch.Tensor) -> torch.Tensor:
+    """Of each frame and feature, over clips that have the frame: (clips, frames, features) -> (frames, features)."""
+    return clips.nanmedian(0).values
+
+
+def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
+    """Scaled MFCCs of a few clips, and below them what the decoder writes from the predicted class' capsule.
+
+    Args:
+        results: of ``reconstructions``; the first is drawn.
+        classes: names.
+        name, out: see ``figures.save``.
+    """
+    if not results or not results[0]["shown"]:
+        not_yet()
+        return
+    result, shown = results[0], results[0]["shown"]
+    figure, axes = grid(2 * len(shown), len(shown), 3.0, 1.9, sharey=True)
+    figure.suptitle(f"{result['corpus']}, {result['split']}: {result['system']}", fontsize=9)
+    rows = []
+    for column, (target, pair) in enumerate(shown.items()):
+        for row, what in enumerate(("input", "reconstruction")):
+            values = np.array(pair[what])
+            axes[row, column].imshow(values.T, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="magma")
+            axes[row, column].grid(visible=False)
+            head = {"corpus": result["corpus"], "class": classes[int(target)], "what": what}
+            rows += [
+                {**head, "frame": t, "feature": f, "value": v}
+                for t, frame in enumerate(values)
+                for f, v in enumerate(frame)
+            ]
+        error = np.abs(np.array(pair["input"]) - np.array(pair["reconstruction"])).mean()
+        axes[0, column].set_title(f"{classes[int(target)]}: input", fontsize=9)
+        axes[1, column].set_title(f"predicted {classes[pair['predicted']]}, MAE {error:.3f}", fontsize=9)
+        axes[1, column].set_xlabel("frame")
+    axes[0, 0].set_ylabel("energy, MFCC 1-19")
+    save(figure, name, pd.DataFrame(rows), out)
+
+
+PROBES = {"reconstructions": Probe(reconstructions, train_and_test)}

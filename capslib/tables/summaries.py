@@ -1,0 +1,178 @@
+"""Our records in tables of their own: folds, metrics, costs, sources of transfer, and paired tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from capslib import statistics
+from capslib.statistics import NOT_YET
+from capslib.statistics_emotion import METRICS
+from capslib.study import Runs
+from capslib.tables.style import title
+
+
+def extent(runs: Runs, systems: Collection[str] | None = None) -> str:
+    """Seeds of each corpus that all of these systems have, in one sentence for a caption."""
+    seeds, shown = [], statistics.comparable(runs, systems)
+    for key in runs.grid.cards:
+        count = len({r["config"]["seed"] for r in shown.of(corpus=key) if systems is None or r["system"] in systems})
+        seeds.append(f"{key} {f'{count} seeds' if count > 1 else 'one seed' if count else NOT_YET}")
+    return f"Ours: {', '.join(seeds) or 'no corpus available'}."
+
+
+def scores(runs: Runs, metrics: Sequence[str]) -> pd.DataFrame:
+    """Metrics of the test part of every system on every corpus: mean and 95% interval, over seeds that all have."""
+    rows, shown = [], statistics.comparable(runs)
+    for corpus, system in dict.fromkeys((run.config.corpus, run.system) for run in runs.grid.runs):
+        records = shown.of(corpus=corpus, system=system)
+        cells = {m.replace("_", " "): str(statistics.cell(records, m)) if records else NOT_YET for m in metrics}
+        rows.append({"corpus": corpus, "system": title(system), **cells})
+    return pd.DataFrame(rows)
+
+
+def per_fold(runs: Runs, systems: Sequence[str] | None = None, clips: bool = False) -> pd.DataFrame:
+    """Accuracy of every fold, mean over the seeds that all systems have; one column per system.
+
+    Args:
+        runs: of the systems.
+        systems: names; all by default.
+        clips: with the test clips of each class, in place of the number of seeds.
+    """
+    shown = statistics.comparable(runs, systems)
+    if not shown.records:
+        return pd.DataFrame(columns=["corpus", "fold"])
+    frame, index = shown.frame(), ["corpus", "split"]
+    accuracy = frame.pivot_table(index=index, columns="system", values="accuracy", aggfunc="mean", sort=False)
+    if systems is not None:
+        accuracy = accuracy.reindex(columns=systems)
+    if not clips:
+        accuracy = accuracy.rename(columns=title)
+        accuracy.insert(0, "seeds", frame.groupby(index)["seed"].nunique())
+        return accuracy.reset_index()
+    sizes = {
+        (record["config"]["corpus"], record["config"]["split"]): {
+            f"{label} clips": sum(row) for label, row in zip(record["classes"], record["confusion"], strict=True)
+        }
+        for record in reversed(shown.records)
+    }
+    texts = accuracy.map(lambda value: NOT_YET if pd.isna(value) else f"{value:.3f}")
+    counts = pd.DataFrame([sizes[place] for place in texts.index], index=texts.index)
+    return pd.concat([counts, texts], axis=1).reset_index(names=["corpus", "fold"])
+
+
+def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
+    """WA and UA of the test clips of all folds together, mean over the seeds that all systems of a corpus have.
+
+    One row per corpus and system, below that of always predicting the commonest class.
+    """
+    rows, shown = [], statistics.comparable(runs, systems)
+    for key in runs.grid.cards:
+        for system in systems:
+            by_seed: dict[int, list[np.ndarray]] = {}
+            for record in shown.of(corpus=key, system=system):
+                by_seed.setdefault(record["config"]["seed"], []).append(np.array(record["confusion"]))
+            counts = [np.sum(folds, axis=0) for folds in by_seed.values()]
+            if counts and not any(row["corpus"] == key for row in rows):
+                always = np.zeros_like(counts[0])
+                always[:, counts[0].sum(1).argmax()] = counts[0].sum(1)
+                rows.append(_pooled(key, "always the commonest class", [always]) | {"seeds": ""})
+            if counts:
+                rows.append(_pooled(key, system, counts))
+    return pd.DataFrame(rows or [{"corpus": "", "system": NOT_YET}])
+
+
+def _pooled(key: str, system: str, counts: Sequence[np.ndarray]) -> dict:
+    """A row from the confusion matrix of each seed: classes x classes, true ones in the rows."""
+    recalls = [np.diag(c)[c.sum(1) > 0] / c.sum(1)[c.sum(1) > 0] for c in counts]
+    return {
+        "corpus": key,
+        "system": system,
+        "seeds": len(counts),
+        "clips of a seed": f"{counts[0].sum()}",
+        "WA": f"{np.mean([np.trace(c) / c.sum() for c in counts]):.3f}",
+        "UA": f"{np.mean([recall.mean() for recall in recalls]):.3f}",
+    }
+
+
+def systems(runs: Runs) -> pd.DataFrame:
+    """Size, cost and accuracies of every system, over the seeds that all systems of a corpus have."""
+    return (
+        statistics.comparable(runs)
+        .frame()
+        .groupby(["corpus", "system"], sort=False)
+        .agg(
+            parameters=("parameters", "median"),
+            runs=("key", "size"),
+            seconds=("seconds", "median"),
+            chosen_epoch=("chosen_epoch", "median"),
+            train_accuracy=("train_accuracy", "mean"),
+            validation_accuracy=("validation_accuracy", "mean"),
+            test_accuracy=("accuracy", "mean"),
+            test_unweighted_accuracy=("unweighted_accuracy", "mean"),
+        )
+        .reset_index()
+        .astype({"parameters": int})
+        .rename(columns={"seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"})
+        .rename(columns=lambda column: column.replace("_", " "))
+    )
+
+
+def sources(runs: Runs) -> pd.DataFrame:
+    """What the source of each system can do on the test part of its own corpus, over the seeds."""
+    distinct: dict[str, dict[str, dict]] = {}
+    for record in runs.records:
+        if "source" in record:
+            distinct.setdefault(record["system"], {})[json.dumps(record["source"], sort_keys=True)] = record["source"]
+    rows = []
+    for system, several in distinct.items():
+        config, tests = next(iter(several.values()))["config"], [source["test"] for source in several.values()]
+        row = {"system": system, "source": config["model"], "corpus": config["corpus"], "fold": config["split"]}
+        row |= {"epochs": config["epochs"], "seeds": len(tests)}
+        for metric in ("accuracy", "unweighted_accuracy"):
+            row[f"its {metric.replace('_', ' ')}"] = sum(test[metric] for test in tests) / len(tests)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def label_sets(runs: Runs) -> pd.DataFrame:
+    """Clips by true and predicted set of labels, summed over the folds and seeds of each corpus and system."""
+    rows: dict[tuple[str, str, str], dict[str, int]] = {}
+    for record in runs.records:
+        names = [name or "-" for name in record["label_sets"]]
+        for name, counts in zip(names, record["confusion"], strict=True):
+            if sum(counts):
+                row = rows.setdefault((record["config"]["corpus"], record["system"], name), {})
+                for predicted, count in zip(names, counts, strict=True):
+                    row[predicted] = row.get(predicted, 0) + count
+    predicted = sorted({name for row in rows.values() for name in row})
+    return pd.DataFrame(
+        {"corpus": corpus, "system": title(system), "true": name}
+        | {f"predicted {other}": row.get(other, 0) for other in predicted}
+        for (corpus, system, name), row in sorted(rows.items())
+    )
+
+
+def verdict_counts(tests: pd.DataFrame) -> str:
+    """How many paired tests are decided, and how far their intervals reach, in words, one line per corpus."""
+    lines = []
+    for key, rows in tests.groupby("corpus", sort=False):
+        tested = rows[rows["p"].notna()]
+        if tested.empty:
+            lines.append(f"{key}: no comparison has two pairs of runs.")
+            continue
+        counts, reach = tested["verdict"].value_counts(), 50 * (tested["high"] - tested["low"]).median()
+        decided = f"{counts.get('higher', 0)} of {len(tested)} comparisons higher, {counts.get('lower', 0)} lower"
+        lines.append(f"{key}: {decided}; the median interval reaches {reach:.1f} points to each side.")
+    return "\n".join(lines)
+
+
+def in_points(tests: pd.DataFrame, metrics: Mapping[str, str] = METRICS) -> pd.DataFrame:
+    """Paired tests with their metrics by the papers' names, and differences in points."""
+    named = tests.replace({"metric": {ours: name for name, ours in metrics.items()}})
+    for column in ("difference", "low", "high"):
+        named[column] = [f"{100 * value:+.2f}" if pd.notna(value) else "" for value in named[column]]
+    return named.rename(columns={"difference": "ours in points"})
