@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from capslib import statistics, tables
 from capslib.figures import PALETTE, _grid, course, save
+from capslib.statistics import METRICS
 from capslib.study import Runs
-from capslib.tables_emotion import METRICS, values
+from capslib.tables_emotion import values
 
 _MARKERS = "osD^v"
 _NOT_YET = "<p>Not run yet.</p>"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -66,22 +66,22 @@ def published(paper: str, table: str) -> pd.DataFrame:
     return ours.assign(value=value).pivot(index="row", columns="column", values="value")
 
 
-def roles(cards: Mapping[str, dict]) -> pd.DataFrame:
+def roles(papers: Iterable, cards: Mapping[str, dict]) -> pd.DataFrame:
     """Which recordings stand in a run for each corpus of the papers.
 
     Args:
+        papers: as ``capslib.papers.declared`` gives them.
         cards: of the corpora in use, by key (see ``Corpus.card``).
     Returns:
-        Columns paper, corpus, in this run, evidence, how to get it; one row a corpus of the papers.
+        Columns paper, corpus, task, in this run, evidence, how to get it; one row per corpus of the papers.
     """
-    wanted = pd.read_csv(paths.root() / "data" / "roles.csv", dtype=str, keep_default_na=False)
     used = {card["role"]: (key, evidence(card)) for key, card in cards.items()}
     rows = []
-    for _, row in wanted.iterrows():
-        key, kind = used.get(f"{row['paper']} {row['corpus']}", ("", "not here"))
-        rows.append(
-            {**row[["paper", "corpus", "task"]], "in this run": key, "evidence": kind} | {"how to get it": row["how"]}
-        )
+    for paper in papers:
+        for role in paper.corpora:
+            key, kind = used.get(f"{paper.key} {role.corpus}", ("", "not here"))
+            row = {"paper": paper.key, "corpus": role.corpus, "task": role.task, "in this run": key, "evidence": kind}
+            rows.append(row | {"how to get it": role.how_to_get})
     return pd.DataFrame(rows)
 
 

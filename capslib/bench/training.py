@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from capslib import corpora, models, recipes, schedules, study, training
+from capslib import corpora, models, schedules, study, training
 from capslib.bench import memory, timing
 from capslib.bench.formulations import einsum_votes, routed_by_einsum
 from capslib.bench.store import Shelf
 from capslib.errors import CapslibError
 from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
 from capslib.models.p2_trunks import ConvolutionalTrunk
+from capslib.papers import p2
 from capslib.training import Part, RunConfig
 
 # What a share of an epoch is called, by the kind of layer whose forward and backward it is.
@@ -119,7 +120,7 @@ def caps() -> Setting:
 def seqcap() -> Setting:
     """CNN_SeqCap on EmoDB if it is here, else on the synthetic emotions; the epoch after the curriculum's."""
     key = "emodb:emotion4_p2" if corpora.find("emodb") else "synth_emotion:emotion"
-    return setting(recipes.p2_grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config)
+    return setting(p2.grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config)
 
 
 def our_epoch(chosen: Setting) -> Callable[[], float]:
@@ -262,15 +263,13 @@ def step(system: str, batch: Sequence[int] = BATCH) -> tuple[Callable[[], float]
     """A training step of one of P2's systems on spectrograms of noise, and the parameters that it trains.
 
     Args:
-        system: a key of ``recipes.P2_SYSTEMS``, or ``LARGEST``.
+        system: a key of ``p2.SYSTEMS``, or ``LARGEST``.
         batch: clips, frames, bins.
     """
     random = torch.Generator().manual_seed(0)
     features = torch.randn(*batch, generator=random)
     part = Part(list(features), torch.randint(4, (batch[0],), generator=random))
-    config = RunConfig(
-        corpus="noise", split="none", model=recipes.P2_SYSTEMS.get(system, system.lower()), batch_size=batch[0]
-    )
+    config = RunConfig(corpus="noise", split="none", model=p2.SYSTEMS.get(system, system.lower()), batch_size=batch[0])
     made = Setting(config, part, 4)
     model = made.model()
     return _epoch(model, part, made.config), list(model.parameters())
