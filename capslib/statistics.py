@@ -307,8 +307,8 @@ def reference_tests(runs: Runs, reference: str, metric: str = "accuracy") -> pd.
     Returns:
         Columns corpus, comparison, difference, low, high, p, n, p (Holm), verdict.
     """
-    others = dict.fromkeys(r["system"] for r in runs.records if r["system"] != reference)
-    frame = paired_tests(runs, [(reference, other) for other in others], [metric])
+    systems = dict.fromkeys([*(run.system for run in runs.grid.runs), *(record["system"] for record in runs.records)])
+    frame = paired_tests(runs, [(reference, other) for other in systems if other != reference], [metric])
     return frame[frame["n"] > 0].drop(columns=["metric", "seeds"]).reset_index(drop=True)
 
 
