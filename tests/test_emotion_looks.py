@@ -11,18 +11,16 @@ import pandas as pd
 import pytest
 import torch
 import trees
-from test_emotion import EMODB, HIGH, LOW, RAVDESS, of, records
+from fabricated import EMODB, HIGH, LOW, RAVDESS, of, records
 from torch import nn
 
 from capslib import (
     claims,
-    claims_emotion,
     corpora,
     figures_emotion,
     insight,
     models,
     paths,
-    recipes,
     study,
     tables,
     tables_emotion,
@@ -32,6 +30,7 @@ from capslib.errors import CapslibError
 from capslib.insight.gradients import input_gradients
 from capslib.insight.windows import window_lengths, without_recurrence
 from capslib.layers import Standardize
+from capslib.papers import p2
 from capslib.records import source_version
 from capslib.runs import Part
 
@@ -169,7 +168,7 @@ def test_the_plane_and_the_passes_show_what_was_run(tmp_path):
     data = pd.read_csv(tmp_path / "figures" / "part.csv")
     panel = f"{EMODB}, stand-in, without CNN_RecCap (2 of 5 folds)"
     assert data.loc[data["panel"] == panel, "system"].tolist() == ["CNN_GRU", "CNN_SeqCap"]
-    figures_emotion.over_passes(made, {"CNN_SeqCap": 3, "CNN_SeqCap, 1 pass": 1}, "passes", tmp_path)
+    figures_emotion.over_passes(made, {"CNN_SeqCap": 3, "CNN_SeqCap, 1 iteration": 1}, "passes", tmp_path)
     assert pd.read_csv(tmp_path / "figures" / "passes.csv")["passes"].tolist() == [3, 3]
 
 
@@ -185,7 +184,7 @@ def test_every_order_of_the_segments_that_was_run_is_drawn_beside_the_curriculum
     shuffled, short = (f"CNN_SeqCap, {order}" for order in ("no curriculum", "segments first"))
     made = [records(EMODB, system, HIGH) for system in ("CNN_GRU", "CNN_SeqCap", shuffled)]
     made = of(*made, records(RAVDESS, short, LOW), keys=(EMODB, RAVDESS))
-    figures_emotion.curricula(made, recipes.TABLE_IV, ("no curriculum", "segments first"), "orders", tmp_path)
+    figures_emotion.curricula(made, p2.TABLE_IV, ("no curriculum", "segments first"), "orders", tmp_path)
     data = pd.read_csv(tmp_path / "figures" / "orders.csv")
     found = data.groupby(["corpus", "system", "order"]).size()
     assert found.to_dict() == {
@@ -269,7 +268,7 @@ def test_the_ledger_reads_the_looks_that_the_notebook_keeps(kept, verdict, data_
     """Each of two networks is sure where the other errs by little: what the notebook keeps of them, the ledger averages."""
     monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
     trees.emodb(data_folder / "emodb")
-    grid = recipes.p2_grid([EMODB], "full", ["CNN_GRU", "CNN_SeqCap"], seeds=(0,))
+    grid = p2.grid([EMODB], "full", ["CNN_GRU", "CNN_SeqCap"], seeds=(0,))
     made = []
     for run in grid.runs:
         _, units = insight.test_units(run.config)
@@ -287,7 +286,7 @@ def test_the_ledger_reads_the_looks_that_the_notebook_keeps(kept, verdict, data_
             file = tmp_path / "full" / "insight" / f"probabilities-{run.key}.json"
             paths.write_text(file, json.dumps({"code": code} | look))
     runs = study.Runs(grid, tuple(made), (), (), ())
-    answer = claims_emotion.with_averages(claims_emotion.higher(["CNN_GRU + CNN_SeqCap"], ["CNN_GRU"], ("accuracy",)))
-    assert answer(runs).verdict == verdict
-    notebook = insight.averages(runs, recipes.AVERAGED, train=False)
+    answer = claims.higher(["CNN_GRU + CNN_SeqCap"], ["CNN_GRU"], ["IEMOCAP"])
+    assert answer(p2.averages(runs)).verdict == verdict
+    notebook = insight.averages(runs, p2.AVERAGED, train=False)
     assert len(notebook.records) - len(made) == (5 if kept else 0)

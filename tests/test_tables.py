@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from capslib import figures, figures_insight, paths, study, tables
+from capslib import figures, figures_insight, papers, paths, study, tables
 from capslib.errors import CapslibError
 
 matplotlib.use("Agg")
@@ -82,7 +82,9 @@ def test_captions_are_text_not_markup(tmp_path):
 
 
 def test_every_role_of_the_papers_is_listed_with_how_to_get_it():
-    roles = tables.roles({"synth_digits:digit": {"role": "", "evidence": "synthetic", "missing": []}})
+    roles = tables.roles(
+        papers.declared(), {"synth_digits:digit": {"role": "", "evidence": "synthetic", "missing": []}}
+    )
     assert set(roles["evidence"]) == {"not here"} and (roles["how to get it"] != "").all()
     assert len(roles) >= 12
 
@@ -93,7 +95,7 @@ def test_stand_ins_fill_their_role_under_their_own_name():
         "fsdd:digit": {"role": "P0 FSDD", "evidence": "same corpus", "missing": []},
         "urbansound8k:sound": {"role": "P0 Urban8K", "evidence": "same corpus", "missing": ["folds 3 to 9"]},
     }
-    roles = tables.roles(cards).set_index(["paper", "corpus"])
+    roles = tables.roles(papers.declared(), cards).set_index(["paper", "corpus"])
     assert roles.loc[("P0", "Urban8K"), "evidence"] == "same corpus, incomplete"
     assert roles.loc[("P0", "VCTK"), "in this run"] == "ased:gender"
     assert roles.loc[("P0", "VCTK"), "evidence"] == "stand-in"
