@@ -45,6 +45,8 @@ class Finding:
 
 
 Answer = Callable[[Runs], Finding]
+Names = Sequence[str]
+Pairs = Sequence[tuple[str, str]]
 # Rows of tests to whether each speaks for a claim, or against it.
 Judge = Callable[[pd.DataFrame], pd.Series]
 # Comparison, metric, and differences by fold and seed, on one corpus.
@@ -57,13 +59,13 @@ class Claim:
 
     Attributes:
         where: "section 5.1, Table 1".
-        notebook: number of the one that asks the question.
         answer: from the runs there are to a finding.
+        notebook: number of the one that asks the question.
     """
 
     where: str
-    notebook: str
     answer: Answer
+    notebook: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def verdict(supports: Iterable[bool], refutes: Iterable[bool], tested: bool, com
     return SUPPORTED if complete and all(supports) else OPEN
 
 
-def stand_for(runs: Runs, roles: Sequence[str]) -> dict[str, str]:
+def stand_for(runs: Runs, roles: Names) -> dict[str, str]:
     """Our corpora that speak for a paper's, by key: the paper's own where it is available, else all its stand-ins.
 
     Args:
@@ -123,7 +125,7 @@ def _unlearnt(rows: pd.DataFrame) -> pd.Series:
 
 def _by_tests(
     tests: Callable[[Runs, list[str]], pd.DataFrame],
-    roles: Sequence[str],
+    roles: Names,
     supports: Judge = lambda rows: rows["verdict"] == "higher",
     refutes: Judge = lambda rows: rows["verdict"] == "lower",
 ) -> Answer:
@@ -146,7 +148,7 @@ def _by_tests(
     return answer
 
 
-def _evidence(rows: pd.DataFrame, runs: Runs, roles: Sequence[str]) -> str:
+def _evidence(rows: pd.DataFrame, runs: Runs, roles: Names) -> str:
     """The tests of a claim in words, and which corpora have none. The metric is named unless all are of accuracy."""
     corpora, tested = stand_for(runs, roles), set(rows.loc[rows["p"].notna(), "corpus"])
     named, words = set(rows["metric"]) != {"accuracy"}, []
@@ -164,7 +166,7 @@ def _evidence(rows: pd.DataFrame, runs: Runs, roles: Sequence[str]) -> str:
     return "; ".join([*words, f"too few runs on {', '.join(absent)}"] if words and absent else words) or "no runs"
 
 
-def _place(runs: Runs, corpus: str, systems: Sequence[str]) -> str:
+def _place(runs: Runs, corpus: str, systems: Names) -> str:
     """A corpus, with what it stands in for, and with what the sources of a transfer were trained on."""
     card = runs.grid.cards[corpus]
     source = tables.heard([r for system in systems for r in statistics.records_of(runs, corpus, system)])
@@ -176,7 +178,7 @@ def _points(row: pd.Series) -> str:
     return f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
-def _by_differences(compared: Callable[[Runs, str], Differences], roles: Sequence[str]) -> Answer:
+def _by_differences(compared: Callable[[Runs, str], Differences], roles: Names) -> Answer:
     """The claim that differences on each of our corpora are positive: see ``Differences``."""
 
     def tests(runs: Runs, corpora: list[str]) -> pd.DataFrame:
@@ -186,7 +188,7 @@ def _by_differences(compared: Callable[[Runs, str], Differences], roles: Sequenc
     return _by_tests(tests, roles)
 
 
-def beats(pairs: Sequence[tuple[str, str]], roles: Sequence[str], metrics: Sequence[str] = ("accuracy",)) -> Answer:
+def beats(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
     """The claim that the first of each pair of systems beats the second in each of the metrics on each of the corpora.
 
     Args:
@@ -197,42 +199,27 @@ def beats(pairs: Sequence[tuple[str, str]], roles: Sequence[str], metrics: Seque
     return _by_tests(lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora), roles)
 
 
-def higher(
-    better: Sequence[str], others: Sequence[str], roles: Sequence[str], metrics: Sequence[str] = ("accuracy",)
-) -> Answer:
+def higher(better: Names, others: Names, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
     """The claim that each of some systems beats each of others: see ``beats``."""
     return beats([*product(better, others)], roles, metrics)
 
 
-def alike(
-    pairs: Sequence[tuple[str, str]],
-    roles: Sequence[str],
-    metrics: Sequence[str] = ("accuracy",),
-    margin: float = 0.01,
-) -> Answer:
+def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: float = 0.01) -> Answer:
     """The claim that the systems of each pair differ by less than ``margin`` either way: see ``beats``.
 
     It is supported where the interval of each difference lies within the margin, and not supported where one lies
     beyond it and the difference is significant.
     """
 
-    def within(rows: pd.DataFrame) -> pd.Series:
-        return (rows["low"] > -margin) & (rows["high"] < margin)
-
-    def beyond(rows: pd.DataFrame) -> pd.Series:
-        return ((rows["low"] > margin) | (rows["high"] < -margin)) & (rows["p (Holm)"] <= statistics.LEVEL)
-
     return _by_tests(
-        lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora), roles, within, beyond
+        lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora),
+        roles,
+        lambda rows: (rows["low"] > -margin) & (rows["high"] < margin),
+        lambda rows: ((rows["low"] > margin) | (rows["high"] < -margin)) & (rows["p (Holm)"] <= statistics.LEVEL),
     )
 
 
-def helps_more(
-    pairs: Sequence[tuple[str, str]],
-    others: Sequence[tuple[str, str]],
-    roles: Sequence[str],
-    metrics: Sequence[str] = ("accuracy",),
-) -> Answer:
+def helps_more(pairs: Pairs, others: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
     """The claim that some systems gain more from a change than others, fold by fold and seed by seed.
 
     Args:
@@ -252,7 +239,7 @@ def helps_more(
     return _by_differences(compared, roles)
 
 
-def hardest(systems: Sequence[str], label: str, others: Sequence[str], roles: Sequence[str]) -> Answer:
+def hardest(systems: Names, label: str, others: Names, roles: Names) -> Answer:
     """The claim that systems recall less of one class than of each other one."""
 
     def compared(runs: Runs, key: str) -> Differences:
@@ -263,7 +250,7 @@ def hardest(systems: Sequence[str], label: str, others: Sequence[str], roles: Se
     return _by_differences(compared, roles)
 
 
-def probe_higher(pairs: Sequence[tuple[str, str]], reading: Reading, roles: Sequence[str]) -> Answer:
+def probe_higher(pairs: Pairs, reading: Reading, roles: Names) -> Answer:
     """The claim that a probe gives a larger number for the first of each pair of systems than for the second."""
 
     def compared(runs: Runs, key: str) -> Differences:
@@ -274,7 +261,7 @@ def probe_higher(pairs: Sequence[tuple[str, str]], reading: Reading, roles: Sequ
     return _by_differences(compared, roles)
 
 
-def above(systems: Sequence[str], reading: Reading, bound: float, roles: Sequence[str]) -> Answer:
+def above(systems: Names, reading: Reading, bound: float, roles: Names) -> Answer:
     """The claim that a share, given by a probe, is above a bound for each system: its interval over the folds is."""
 
     def answer(runs: Runs) -> Finding:
@@ -311,7 +298,7 @@ def overfits(fewer: str, more: str, role: str) -> Answer:
     return answer
 
 
-def most_on(role: str | None, pair: tuple[str, str], roles: Sequence[str]) -> Answer:
+def most_on(role: str | None, pair: tuple[str, str], roles: Names) -> Answer:
     """The claim that one system leads another on one corpus, and by more than on each of the others.
 
     The leads are compared by Welch's test with the standard errors of their own tests, Holm-corrected over the corpora.

@@ -14,9 +14,12 @@ from capslib.runs import RunConfig
 from capslib.study import Grid, System
 from capslib.tables_emotion import values
 
+# The corpora of Table 1, in its order.
+ROLES = ("VCTK", "IEMOCAP", "Urban8K", "FSDD")
 BASELINES: dict[str, System] = {name: (name, {}) for name in ("cnn", "lstm", "att", "caps")}
 # Section 5.2: names by number of routing iterations; 3 is the default. P0 does not say how many its CAPS column has.
 ITERATIONS = {n: f"{n} iteration" + "s" * (n > 1) for n in (1, 2, 3, 4, 5)}
+ONE, FIVE = ITERATIONS[1], ITERATIONS[5]
 ROUTING: dict[str, System] = {name: ("caps", {} if n == 3 else {"num_iterations": n}) for n, name in ITERATIONS.items()}
 RULES: dict[str, System] = {
     "inner iterations detached": ("caps_routed", {"routing": "dynamic_detached"}),
@@ -135,8 +138,6 @@ def grids(profile: str) -> list[Grid]:
     return [*plain, study.grid(["fsdd"], perturbed, profile), study.grid(["ravdess"], sources, profile)]
 
 
-ROLES = ("VCTK", "IEMOCAP", "Urban8K", "FSDD")
-ONE, FIVE = ITERATIONS[1], ITERATIONS[5]
 SIDE = Reading(
     insight.components,
     "share of clips that a linear map separates",
@@ -154,55 +155,55 @@ def with_untrained(*kinds: str) -> list[tuple[str, str]]:
 
 CLAIMS = {
     "capsules beat CNN, LSTM and ATT on gender, emotion and city sounds": Claim(
-        "section 5.1, Table 1", "02", higher(["caps"], ["cnn", "lstm", "att"], ROLES[:3])
+        "section 5.1, Table 1", higher(["caps"], ["cnn", "lstm", "att"], ROLES[:3]), "02"
     ),
-    "on FSDD the CNN is best": Claim("section 5.1, Table 1", "02", higher(["cnn"], ["lstm", "att", "caps"], ["FSDD"])),
-    "capsules beat ATT on all four corpora": Claim("section 5.1", "02", higher(["caps"], ["att"], ROLES)),
-    "and most on UrbanSound8K": Claim("section 5.1", "02", most_on("Urban8K", ("caps", "att"), ROLES)),
+    "on FSDD the CNN is best": Claim("section 5.1, Table 1", higher(["cnn"], ["lstm", "att", "caps"], ["FSDD"]), "02"),
+    "capsules beat ATT on all four corpora": Claim("section 5.1", higher(["caps"], ["att"], ROLES), "02"),
+    "and most on UrbanSound8K": Claim("section 5.1", most_on("Urban8K", ("caps", "att"), ROLES), "02"),
     "our question: its accuracies resolve its differences, three columns of one model being closer than CAPS and "
-    "ATT": Claim("Table 1", "02", printed(resolved)),
+    "ATT": Claim("Table 1", printed(resolved), "02"),
     "more routing iterations tend to overfit, on FSDD (1 iteration against 5)": Claim(
-        "section 5.2, Table 1", "03", overfits(ONE, FIVE, "FSDD")
+        "section 5.2, Table 1", overfits(ONE, FIVE, "FSDD"), "03"
     ),
-    "and most on FSDD": Claim("section 5.2, Table 1", "03", most_on("FSDD", (ONE, FIVE), ROLES)),
+    "and most on FSDD": Claim("section 5.2, Table 1", most_on("FSDD", (ONE, FIVE), ROLES), "03"),
     "more routing iterations overfit on city sounds (part of its general sentence)": Claim(
-        "section 5.2, Table 1", "03", overfits(ONE, FIVE, "Urban8K")
+        "section 5.2, Table 1", overfits(ONE, FIVE, "Urban8K"), "03"
     ),
     "accuracy rises with the dimension, up to P0's 16 (16 against 2)": Claim(
-        "section 5.3, Fig. 2", "04", higher(["caps"], ["D = 2"], ROLES)
+        "section 5.3, Fig. 2", higher(["caps"], ["D = 2"], ROLES), "04"
     ),
-    "and falls beyond it (16 against 32)": Claim("section 5.3, Fig. 2", "04", higher(["caps"], ["D = 32"], ROLES)),
+    "and falls beyond it (16 against 32)": Claim("section 5.3, Fig. 2", higher(["caps"], ["D = 32"], ROLES), "04"),
     "corpora with less data suffer more from a larger dimension (16 against 32; P0 names VCTK, which is not "
-    "small)": Claim("section 5.3", "04", most_on(None, ("caps", "D = 32"), ROLES)),
+    "small)": Claim("section 5.3", most_on(None, ("caps", "D = 32"), ROLES), "04"),
     "a reconstruction decoder is generally beneficial (all four corpora)": Claim(
-        "section 5.4, Table 1", "05", higher(["weight 0.5"], ["caps"], ROLES)
+        "section 5.4, Table 1", higher(["weight 0.5"], ["caps"], ROLES), "05"
     ),
-    "especially on little data (FSDD)": Claim("section 5.4, Table 1", "05", higher(["weight 0.5"], ["caps"], ["FSDD"])),
+    "especially on little data (FSDD)": Claim("section 5.4, Table 1", higher(["weight 0.5"], ["caps"], ["FSDD"]), "05"),
     "a decoder lowers accuracy on VCTK (the table, against the text)": Claim(
-        "section 5.4, Table 1", "05", higher(["caps"], ["weight 0.5"], ["VCTK"])
+        "section 5.4, Table 1", higher(["caps"], ["weight 0.5"], ["VCTK"]), "05"
     ),
     "capsules beat ATT where two classes sound at once": Claim(
-        "section 5.5, Table 2", "06", higher(["caps"], ["att"], ["Multi-VCTK", "Multi-MUSAN"], ["weighted_accuracy"])
+        "section 5.5, Table 2", higher(["caps"], ["att"], ["Multi-VCTK", "Multi-MUSAN"], ["weighted_accuracy"]), "06"
     ),
     "louder and faster clips are clearly separated from quieter and slower ones (here: a linear map tells them apart "
     "in over three quarters of unseen speakers' clips)": Claim(
-        "section 6.1, Figs. 3 and 4", "07", above(["capsules, gain", "capsules, speed"], SIDE, 0.75, ["FSDD"])
+        "section 6.1, Figs. 3 and 4", above(["capsules, gain", "capsules, speed"], SIDE, 0.75, ["FSDD"]), "07"
     ),
     "our question: a trained network separates them better than an untrained one, and speed also in the band that all "
     "speeds share": Claim(
-        "section 6.1", "07", probe_higher(with_untrained("gain", "speed", SHARED_BAND), SIDE, ["FSDD"])
+        "section 6.1", probe_higher(with_untrained("gain", "speed", SHARED_BAND), SIDE, ["FSDD"]), "07"
     ),
     "two components explain most of the variance under perturbation (gain, offset, speed)": Claim(
-        "section 6.1, Figs. 3 and 4", "07", above(PERTURBED, TWO, 0.5, ["FSDD"])
+        "section 6.1, Figs. 3 and 4", above(PERTURBED, TWO, 0.5, ["FSDD"]), "07"
     ),
     "our question: they explain more in a trained network than in an untrained one": Claim(
-        "section 6.1", "07", probe_higher(with_untrained(*LEVELS), TWO, ["FSDD"])
+        "section 6.1", probe_higher(with_untrained(*LEVELS), TWO, ["FSDD"]), "07"
     ),
     "capsules of another emotion corpus help on RAVDESS (41% to 50%)": Claim(
-        "section 6.2", "08", higher(["capsules, tiled"], ["caps"], ["RAVDESS"])
+        "section 6.2", higher(["capsules, tiled"], ["caps"], ["RAVDESS"]), "08"
     ),
     "our question: they help more than the capsules of an untrained network": Claim(
-        "section 6.2", "08", higher(["capsules, tiled"], ["untrained, tiled"], ["RAVDESS"])
+        "section 6.2", higher(["capsules, tiled"], ["untrained, tiled"], ["RAVDESS"]), "08"
     ),
 }
 

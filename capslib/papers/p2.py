@@ -171,104 +171,91 @@ alike = partial(claims.alike, roles=ROLES, metrics=BOTH)
 worst_at_happy = partial(
     claims.hardest, label="happy", others=[name.lower() for name in EMOTIONS if name != "Happy"], roles=ROLES
 )
+# With the curriculum, and without it.
+IN_CAPSULES, IN_RECURRENT = (variants("no curriculum", names) for names in (CAPSULES, RECURRENT))
+claim = partial(Claim, notebook="09")
 SEQ, REC, GRU_SEQ, GRU_REC = "CNN_SeqCap", "CNN_RecCap", "CNN_GRU-SeqCap", "CNN_GRU-RecCap"
 FOLLOWS = Reading(input_gradients, "correlation x 100", lambda result: result["correlation"])
 
 CLAIMS = {
-    "our question: its parameter counts can be reproduced": Claim("Table II", "09", printed(counted)),
-    "the curriculum helps all three capsule systems at WA and UA": Claim(
-        "section VI-C, Table IV", "09", beats(variants("no curriculum", CAPSULES))
+    "our question: its parameter counts can be reproduced": claim("Table II", printed(counted)),
+    "the curriculum helps all three capsule systems at WA and UA": claim("section VI-C, Table IV", beats(IN_CAPSULES)),
+    "it has little impact on CNN_GRU and CNN_GRU_Att (here: less than one point of WA)": claim(
+        "section VI-C, Table IV", alike(IN_RECURRENT, metrics=WA)
     ),
-    "it has little impact on CNN_GRU and CNN_GRU_Att (here: less than one point of WA)": Claim(
-        "section VI-C, Table IV", "09", alike(variants("no curriculum", RECURRENT), metrics=WA)
-    ),
-    "and slightly improves their UA": Claim(
-        "section VI-C, Table IV", "09", beats(variants("no curriculum", RECURRENT), metrics=UA)
-    ),
-    "our question: each capsule system gains more from it than each recurrent one": Claim(
+    "and slightly improves their UA": claim("section VI-C, Table IV", beats(IN_RECURRENT, metrics=UA)),
+    "our question: each capsule system gains more from it than each recurrent one": claim(
         "section VI-C",
-        "09",
-        claims.helps_more(variants("no curriculum", CAPSULES), variants("no curriculum", RECURRENT), ROLES, BOTH),
+        claims.helps_more(IN_CAPSULES, IN_RECURRENT, ROLES, BOTH),
     ),
-    "our question: in the paper's own table each capsule system gains more than each recurrent one": Claim(
-        "Table IV", "09", printed(partial(p2_audit.gains, CAPSULES, RECURRENT))
+    "our question: in the paper's own table each capsule system gains more than each recurrent one": claim(
+        "Table IV", printed(partial(p2_audit.gains, CAPSULES, RECURRENT))
     ),
-    "the curriculum expedites training (here: a higher mean validation WA over the first five epochs)": Claim(
-        "sections I and IV-D", "09", beats(variants("no curriculum", CAPSULES), metrics=(EARLY,))
+    "the curriculum expedites training (here: a higher mean validation WA over the first five epochs)": claim(
+        "sections I and IV-D", beats(IN_CAPSULES, metrics=(EARLY,))
     ),
-    "our question: it is the order, short before long, and not the sorted batches": Claim(
-        "section IV-D", "09", beats(variants("sorted batches", CONTROLLED))
+    "our question: it is the order, short before long, and not the sorted batches": claim(
+        "section IV-D", beats(variants("sorted batches", CONTROLLED))
     ),
-    "our question: sorting by the whole utterance's length is better than by the segment's": Claim(
-        "section IV-D", "09", beats(variants("segments first", CONTROLLED))
+    "our question: sorting by the whole utterance's length is better than by the segment's": claim(
+        "section IV-D", beats(variants("segments first", CONTROLLED))
     ),
-    "CNN_Cap's size makes it difficult to train": Claim(
+    "CNN_Cap's size makes it difficult to train": claim(
         "section V-D, Table II",
-        "09",
         untried(
             "not trained here: 131 million parameters for some hundred utterances; the paper gives no result either"
         ),
     ),
-    "two routing iterations are better than one and than four": Claim(
-        "section VI-D, Fig. 7", "09", higher([TWO], [ONE, FOUR])
+    "two routing iterations are better than one and than four": claim(
+        "section VI-D, Fig. 7", higher([TWO], [ONE, FOUR])
     ),
-    "two and three iterations do not differ (here: by less than one point)": Claim(
-        "section VI-D", "09", alike([(THREE, TWO)])
+    "two and three iterations do not differ (here: by less than one point)": claim(
+        "section VI-D", alike([(THREE, TWO)])
     ),
-    "CNN_SeqCap and CNN_RecCap beat the CNN (quoted there, rebuilt here)": Claim(
-        "section VI-E, Table V", "09", higher(CONTROLLED, ["CNN [15]"])
+    "CNN_SeqCap and CNN_RecCap beat the CNN (quoted there, rebuilt here)": claim(
+        "section VI-E, Table V", higher(CONTROLLED, ["CNN [15]"])
     ),
-    "so does LSTM_Cap (against its UA in the table)": Claim("section VI-E", "09", higher(["LSTM_Cap"], ["CNN [15]"])),
-    "CNN_SeqCap and CNN_RecCap beat LSTM_Cap": Claim("section VI-E, Table V", "09", higher(CONTROLLED, ["LSTM_Cap"])),
-    "CNN_SeqCap beats CNN_GRU and CNN_GRU_Att (the latter with p < 0.05)": Claim(
-        "section VI-E, Table V", "09", higher([SEQ], RECURRENT)
+    "so does LSTM_Cap (against its UA in the table)": claim("section VI-E", higher(["LSTM_Cap"], ["CNN [15]"])),
+    "CNN_SeqCap and CNN_RecCap beat LSTM_Cap": claim("section VI-E, Table V", higher(CONTROLLED, ["LSTM_Cap"])),
+    "CNN_SeqCap beats CNN_GRU and CNN_GRU_Att (the latter with p < 0.05)": claim(
+        "section VI-E, Table V", higher([SEQ], RECURRENT)
     ),
-    "CNN_RecCap beats CNN_SeqCap at UA (p < 0.05)": Claim(
-        "section VI-E, Table V", "09", higher([REC], [SEQ], metrics=UA)
-    ),
+    "CNN_RecCap beats CNN_SeqCap at UA (p < 0.05)": claim("section VI-E, Table V", higher([REC], [SEQ], metrics=UA)),
     "in place of the GRU recurrent capsules gain more than sequential ones, at WA and UA (p < 0.005; section VI-E "
-    "calls the gain of WA marginal)": Claim("section VI-F, Table V", "09", higher([REC], [SEQ])),
-    "CNN_SeqCap and CNN_RecCap are worst at happy": Claim(
-        "section VI-E, Tables VI and VII", "09", worst_at_happy(CONTROLLED)
+    "calls the gain of WA marginal)": claim("section VI-F, Table V", higher([REC], [SEQ])),
+    "CNN_SeqCap and CNN_RecCap are worst at happy": claim(
+        "section VI-E, Tables VI and VII", worst_at_happy(CONTROLLED)
     ),
-    "our question: both were tested on the same utterances": Claim(
-        "section VI-E, Tables VI and VII", "09", p2_audit.same_utterances
+    "our question: both were tested on the same utterances": claim(
+        "section VI-E, Tables VI and VII", p2_audit.same_utterances
     ),
-    "CNN_RecCap recalls more of happy and of sad than CNN_SeqCap": Claim(
-        "section VI-E, Tables VI and VII", "09", higher([REC], [SEQ], metrics=("recall of happy", "recall of sad"))
+    "CNN_RecCap recalls more of happy and of sad than CNN_SeqCap": claim(
+        "section VI-E, Tables VI and VII", higher([REC], [SEQ], metrics=("recall of happy", "recall of sad"))
     ),
-    "and less of angry": Claim(
-        "section VI-E, Tables VI and VII", "09", higher([SEQ], [REC], metrics=("recall of angry",))
-    ),
+    "and less of angry": claim("section VI-E, Tables VI and VII", higher([SEQ], [REC], metrics=("recall of angry",))),
     "the gradients of CNN_SeqCap are sensitive to what is salient, those of CNN_GRU_Att are not (here: follow the "
-    "level more closely)": Claim("section VI-E, Fig. 8", "07", probe_higher([(SEQ, "CNN_GRU_Att")], FOLLOWS, ROLES)),
+    "level more closely)": Claim("section VI-E, Fig. 8", probe_higher([(SEQ, "CNN_GRU_Att")], FOLLOWS, ROLES), "07"),
     "our question: those of CNN_SeqCap follow the level more closely than before training": Claim(
-        "section VI-E, Fig. 8", "07", probe_higher(variants("untrained", [SEQ]), FOLLOWS, ROLES)
+        "section VI-E, Fig. 8", probe_higher(variants("untrained", [SEQ]), FOLLOWS, ROLES), "07"
     ),
-    "CNN_GRU-SeqCap beats the CNN, CNN_GRU, CNN_GRU_Att and CNN_SeqCap": Claim(
-        "section VI-F, Table V", "09", higher([GRU_SEQ], ["CNN [15]", *RECURRENT, SEQ])
+    "CNN_GRU-SeqCap beats the CNN, CNN_GRU, CNN_GRU_Att and CNN_SeqCap": claim(
+        "section VI-F, Table V", higher([GRU_SEQ], ["CNN [15]", *RECURRENT, SEQ])
     ),
-    "CNN_GRU-SeqCap beats CNN_GRU-RecCap (p < 0.005)": Claim(
-        "section VI-F, Table V", "09", higher([GRU_SEQ], [GRU_REC])
+    "CNN_GRU-SeqCap beats CNN_GRU-RecCap (p < 0.005)": claim("section VI-F, Table V", higher([GRU_SEQ], [GRU_REC])),
+    "CNN_GRU-RecCap is worse than CNN_RecCap (WA equal in the table), but better than CNN_GRU and the CNN": claim(
+        "section VI-F, Table V", beats([(REC, GRU_REC), (GRU_REC, "CNN_GRU"), (GRU_REC, "CNN [15]")])
     ),
-    "CNN_GRU-RecCap is worse than CNN_RecCap (WA equal in the table), but better than CNN_GRU and the CNN": Claim(
-        "section VI-F, Table V",
-        "09",
-        beats([(REC, GRU_REC), (GRU_REC, "CNN_GRU"), (GRU_REC, "CNN [15]")]),
+    "averaging the probabilities of two systems improves WA over each": claim(
+        "section VI-F, Table V", beats([(name, part) for name, parts in AVERAGED.items() for part in parts], metrics=WA)
     ),
-    "averaging the probabilities of two systems improves WA over each": Claim(
-        "section VI-F, Table V",
-        "09",
-        beats([(name, part) for name, parts in AVERAGED.items() for part in parts], metrics=WA),
+    "our question: two branches trained together beat the average of two systems": claim(
+        "section VI-F, Table V", beats(list(zip([GRU_SEQ, GRU_REC], AVERAGED, strict=True)))
     ),
-    "our question: two branches trained together beat the average of two systems": Claim(
-        "section VI-F, Table V", "09", beats(list(zip([GRU_SEQ, GRU_REC], AVERAGED, strict=True)))
+    "our question: CNN_GRU-SeqCap is the best of its table (whose WA is equal to that of CNN_GRU + CNN_RecCap)": claim(
+        "Table V", higher([GRU_SEQ], [system for system in TABLE_V if system != GRU_SEQ])
     ),
-    "our question: CNN_GRU-SeqCap is the best of its table (whose WA is equal to that of CNN_GRU + CNN_RecCap)": Claim(
-        "Table V", "09", higher([GRU_SEQ], [system for system in TABLE_V if system != GRU_SEQ])
-    ),
-    "our question: its quoted gains are the differences of its table": Claim(
-        "section VI-F", "09", printed(p2_audit.quoted_gains)
+    "our question: its quoted gains are the differences of its table": claim(
+        "section VI-F", printed(p2_audit.quoted_gains)
     ),
 }
 

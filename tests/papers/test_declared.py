@@ -17,7 +17,7 @@ PAPER = Paper(
     "TOY",
     "a toy",
     corpora=(Role("Digits", "ten digits", "it is made here"),),
-    claims={"an LSTM beats a CNN": Claim("Table 1", "02", higher(["lstm"], ["cnn"], ["Digits"]))},
+    claims={"an LSTM beats a CNN": Claim("Table 1", higher(["lstm"], ["cnn"], ["Digits"]), "02")},
     grids=lambda profile: [study.grid(["synth_digits"], ["cnn", "lstm"], profile)],
 )
 """
