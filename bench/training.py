@@ -21,10 +21,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import memory, timing
 from bench.formulations import einsum_votes, routed_by_einsum
 from bench.store import Store
-from capslib import corpora, models, recipes, study, training
+from capslib import corpora, models, study, training
 from capslib.errors import CapslibError
 from capslib.layers import BiLSTM, CapsuleLayer, MaskedBatchNorm, PrimaryCapsules, Standardize
 from capslib.models.p2_parts import ConvolutionalTrunk
+from capslib.papers import p2
 from capslib.training import Part, RunConfig
 
 # Names of the shares of an epoch, by the kind of layer whose forward and backward they are.
@@ -119,7 +120,7 @@ def caps() -> RunConfig:
 def seqcap() -> RunConfig:
     """CNN_SeqCap at the full profile, without curriculum, on EmoDB, or on the synthetic emotions without EmoDB."""
     key = "emodb:emotion4_p2" if corpora.find("emodb") else "synth_emotion:emotion"
-    return recipes.p2_grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config
+    return p2.grid([key], "full", ["CNN_SeqCap"], seeds=[0], folds=1, order="random").runs[0].config
 
 
 def our_epoch(chosen: Setting, model: models.AudioModel | None = None) -> Callable[[], float]:

@@ -1,39 +1,38 @@
-"""The ledger: one row a claim of a paper, what our records say about it, and a verdict that is computed, never typed.
+"""The ledger: one row per claim of a paper, what our records say about it, and a verdict that is computed, never typed.
 
-Only recordings count, the papers' own or stand-ins; a stand-in can speak for or against the order of systems. A verdict is
+Only recordings count, the paper's own where they are available, else all that stand in for them; a stand-in can speak
+for or against the order of systems. A verdict is
 
     not supported  a comparison that the claim makes is significant in the other direction
     no data here   else, if no comparison has two pairs of runs
-    supported      all that it makes are here, and significant in its direction
+    supported      all that it makes have been run, and are significant in its direction
     inconclusive   anything else
 
-after Holm's correction over the comparisons of the claim, each from at least five pairs. Runs of older code do not count, and
-nor does a difference where the loser fits its own training part worse than the winner does unseen clips: that was not trained
-to the end, and speaks about the budget.
-One row is our own question and is answered from the paper's table alone; shares (of variance, of clips told) are held against a
-bound, by their interval, in place of a comparison.
+after Holm's correction over the comparisons of the claim, each from at least five pairs. Pairs of one seed share the
+weights at the start, so the number of seeds stands beside that of pairs. Runs of older code do not count, and nor does
+a difference where the loser fits its own training part worse than the winner does unseen clips: that was not trained to
+the end, and is about the budget. Some claims hold an interval against a bound in place of a test; some rows are our own
+questions, and some of these are answered from the papers' tables alone.
+
+Papers declare their claims (``capslib.papers``) with the functions below, each of which returns an ``Answer``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 from scipy import stats
 
-from capslib import corpora, probes, published, recipes, statistics, study, tables
-from capslib.errors import CapslibError
+from capslib import probes, statistics, study, tables
+from capslib.statistics import METRICS, Pair, differences, values
 from capslib.study import Runs
 
 FEWEST_PAIRS = 5
 SUPPORTED, REFUTED, OPEN, NO_DATA = "supported", "not supported", "inconclusive", "no data here"
-P0_CORPORA = ("VCTK", "IEMOCAP", "Urban8K", "FSDD")
-_BASELINES = {name: (name, {}) for name in ("cnn", "lstm", "att", "caps")}
-_PASSES = {"1 pass": ("caps", {"num_iterations": 1}), "5 passes": ("caps", {"num_iterations": 5})}
-_SIZES = {f"D = {d}": ("caps", {"capsule_features": d}) for d in (2, 32)}
-_DECODER = {"weight 0.5": ("caps_decoder", {"weight": 0.5})}
+_SHORT = {metric: short for short, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
@@ -44,310 +43,323 @@ class Finding:
     evidence: str
 
 
+Answer = Callable[[Runs], Finding]
+Names = Sequence[str]
+Pairs = Sequence[tuple[str, str]]
+# Rows of tests to whether each speaks for a claim, or against it.
+Judge = Callable[[pd.DataFrame], pd.Series]
+# Comparison, metric, and differences by fold and seed, on one corpus.
+Differences = Iterator[tuple[str, str, dict[Pair, float]]]
+
+
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, where, and how our records answer.
+    """Where a paper says something, and how our records answer; what it says is the claim's key in the declaration.
 
     Attributes:
-        paper, where: "P0", "section 5.1, Table 1".
-        words: the claim, in our words.
-        notebook: that asks the question.
+        where: "section 5.1, Table 1".
         answer: from the runs there are to a finding.
+        notebook: number of the one that asks the question.
     """
 
-    paper: str
     where: str
-    words: str
+    answer: Answer
     notebook: str
-    answer: Callable[[Runs], Finding]
 
 
-def _of_role(runs: Runs, roles: Sequence[str]) -> dict[str, str]:
-    """Which of P0's corpora each of ours stands for; the paper's own where it is here, else all stand-ins."""
-    known = {key: card["role"].removeprefix("P0 ") for key, card in runs.grid.cards.items()}
-    kind = {key: card["evidence"] for key, card in runs.grid.cards.items()}
-    own = {known[key] for key in known if kind[key] == "same corpus"}
-    usable = {key for key in known if kind[key] == "same corpus" or (kind[key] == "stand-in" and known[key] not in own)}
-    return {key: role for key, role in known.items() if role in roles and key in usable}
+@dataclass(frozen=True)
+class Reading:
+    """A number that a probe of a trained network gives.
+
+    Attributes:
+        probe: as ``probes.run`` takes it.
+        name: of the number, for the reader.
+        value: from a result of the probe to the number.
+    """
+
+    probe: Callable[..., dict]
+    name: str
+    value: Callable[[dict], float]
+
+    def by_run(self, runs: Runs, corpus: str, system: str) -> dict[Pair, float]:
+        """The number by fold and seed, of the networks of a system on a corpus whose results are on file."""
+        results = probes.run(runs, self.probe, train=False, corpus=corpus, system=system)
+        return {(result["split"], result["seed"]): self.value(result) for result in results}
 
 
-def _tests(
-    runs: Runs, better: str, others: Sequence[str], roles: Sequence[str], metric: str = "accuracy"
-) -> pd.DataFrame:
-    """Paired tests of ``better`` against ``others`` on our corpora for ``roles``, one family."""
-    keys = _of_role(runs, roles)
-    records = [r for r in runs.records if r["config"]["corpus"] in keys and r["system"] in {better, *others}]
-    rows = statistics.against(records, better, metric)
-    unlearnt = rows["verdict"].map(lambda verdict: statistics.NOT_LEARNT in verdict).astype(bool)
-    unfit = rows["verdict"].where(unlearnt, "")
-    return rows.assign(
-        role=rows["corpus"].map(keys), verdict=rows["verdict"].mask(unlearnt, "inconclusive"), unfit=unfit
-    )
+def verdict(supports: Iterable[bool], refutes: Iterable[bool], tested: bool, complete: bool) -> str:
+    """The verdict on a claim.
 
-
-def _verdict(rows: pd.DataFrame, wanted: int) -> str:
-    tested = rows[rows["n"] >= FEWEST_PAIRS]
-    if (tested["verdict"] == "lower").any():
+    Args:
+        supports, refutes: whether each of its comparisons speaks for the claim, or against it.
+        tested: whether any of them has numbers.
+        complete: whether they are all that the claim makes.
+    """
+    if any(refutes):
         return REFUTED
-    if rows["p"].isna().all():
+    if not tested:
         return NO_DATA
-    complete = len(tested) == len(rows) and len(rows.drop_duplicates(["role", "comparison"])) == wanted
-    return SUPPORTED if complete and (tested["verdict"] == "higher").all() else OPEN
+    return SUPPORTED if complete and all(supports) else OPEN
 
 
-def _said(rows: pd.DataFrame, runs: Runs, roles: Sequence[str] = ()) -> str:
-    """The comparisons in words, and which of P0's corpora ``roles`` have none."""
-    told = []
-    for _, r in rows.iterrows():
-        card = runs.grid.cards[r["corpus"]]
-        kind = "" if card["evidence"] == "same corpus" else f" (stand-in for {r['role']})"
-        heard = tables.source_note([x for x in runs.records if x["system"] in r["comparison"].split(" - ")])
-        kind += f" ({heard})" if heard else ""
-        span = f"[{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
-        test = f"{100 * r['difference']:+.1f} points {span}, p = {r['p (Holm)']:.3f}, {r['n']} pairs"
-        said = r["verdict"] if pd.isna(r["p"]) else test
-        told.append(f"{r['corpus']}{kind}: {r['comparison']} {said}{', but ' + r['unfit'] if r['unfit'] else ''}")
-    absent = [role for role in roles if role not in set(rows["role"])]
-    if told and absent:
-        told.append(f"no runs for {', '.join(absent)}")
-    return "; ".join(told) or "no runs"
+def stand_for(runs: Runs, roles: Names) -> dict[str, str]:
+    """Our corpora that speak for a paper's, by key: the paper's own where it is available, else all its stand-ins.
+
+    Args:
+        runs: of one paper's grids.
+        roles: names of the paper's corpora ("IEMOCAP").
+    """
+    cards = runs.grid.cards
+    names = {key: card["role"].partition(" ")[2] for key, card in cards.items()}
+    own = {names[key] for key, card in cards.items() if card["evidence"] == "same corpus"}
+    kinds = {key: "same corpus" if name in own else "stand-in" for key, name in names.items()}
+    return {key: names[key] for key, card in cards.items() if names[key] in roles and card["evidence"] == kinds[key]}
 
 
-def higher(
-    better: str, others: Sequence[str], roles: Sequence[str] = P0_CORPORA, metric: str = "accuracy"
-) -> Callable[[Runs], Finding]:
-    """The claim that one system beats others on each of P0's corpora named."""
+def _unlearnt(rows: pd.DataFrame) -> pd.Series:
+    return rows["verdict"].astype(str).str.contains(statistics.NOT_LEARNT).astype(bool)
+
+
+def _by_tests(
+    tests: Callable[[Runs, list[str]], pd.DataFrame],
+    roles: Names,
+    supports: Judge = lambda rows: rows["verdict"] == "higher",
+    refutes: Judge = lambda rows: rows["verdict"] == "lower",
+) -> Answer:
+    """The claim that tests decide.
+
+    Args:
+        tests: from runs and the keys of our corpora to rows as ``statistics.test_differences`` gives them.
+        roles: names of the paper's corpora, each of which must have its say.
+        supports, refutes: from the rows to whether each speaks for the claim, or against it.
+    """
 
     def answer(runs: Runs) -> Finding:
-        rows = _tests(runs, better, others, roles, metric)
-        return Finding(_verdict(rows, len(others) * len(roles)), _said(rows, runs, roles))
+        corpora = stand_for(runs, roles)
+        rows = tests(runs, list(corpora))
+        enough = (rows["n"] >= FEWEST_PAIRS) & ~_unlearnt(rows)
+        complete = set(corpora.values()) == set(roles)
+        decided = verdict(enough & supports(rows), enough & refutes(rows), rows["p"].notna().any(), complete)
+        return Finding(decided, _evidence(rows, runs, roles))
 
     return answer
 
 
-def most_on(role: str | None, better: str, other: str) -> Callable[[Runs], Finding]:
+def _evidence(rows: pd.DataFrame, runs: Runs, roles: Names) -> str:
+    """The tests of a claim in words, and which corpora have none. The metric is named unless all are of accuracy."""
+    corpora, tested = stand_for(runs, roles), set(rows.loc[rows["p"].notna(), "corpus"])
+    named, words = set(rows["metric"]) != {"accuracy"}, []
+    for unlearnt, (_, r) in zip(_unlearnt(rows), rows.iterrows(), strict=True):
+        if r["corpus"] not in tested:
+            continue
+        test = r["verdict"]
+        if pd.notna(r["p"]):
+            pairs = f"{r['n']} pairs of {r['seeds']} seed" + "s" * (r["seeds"] > 1)
+            test = f"{_points(r)}, p = {r['p (Holm)']:.3f}, {pairs}{f', but {test}' if unlearnt else ''}"
+        metric = f", {_SHORT.get(r['metric'], r['metric'].replace('_accuracy', ' accuracy'))}" if named else ""
+        place = _place(runs, r["corpus"], r["comparison"].split(" - "))
+        words.append(f"{place}: {r['comparison']}{metric}: {test}")
+    absent = [role for role in roles if role not in corpora.values()] + [key for key in corpora if key not in tested]
+    return "; ".join([*words, f"too few runs on {', '.join(absent)}"] if words and absent else words) or "no runs"
+
+
+def _place(runs: Runs, corpus: str, systems: Names) -> str:
+    """A corpus, with what it stands in for, and with what the sources of a transfer were trained on."""
+    card = runs.grid.cards[corpus]
+    source = tables.source_note([r for system in systems for r in statistics.records_of(runs, corpus, system)])
+    kind = "" if card["evidence"] == "same corpus" else f" (stand-in for {card['role'].partition(' ')[2]})"
+    return f"{corpus}{kind}{f' ({source})' if source else ''}"
+
+
+def _points(row: pd.Series) -> str:
+    return f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _by_differences(compared: Callable[[Runs, str], Differences], roles: Names) -> Answer:
+    """The claim that differences on each of our corpora are positive: see ``Differences``."""
+
+    def tests(runs: Runs, corpora: list[str]) -> pd.DataFrame:
+        families = {(key, *name): by_run for key in corpora for *name, by_run in compared(runs, key)}
+        return statistics.test_differences(runs, families)
+
+    return _by_tests(tests, roles)
+
+
+def beats(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
+    """The claim that the first of each pair of systems beats the second in each of the metrics on each of the corpora.
+
+    Args:
+        pairs: names of systems.
+        roles: names of the paper's corpora.
+        metrics: see ``statistics.metric_value``.
+    """
+    return _by_tests(lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora), roles)
+
+
+def higher(better: Names, others: Names, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
+    """The claim that each of some systems beats each of others: see ``beats``."""
+    return beats([*product(better, others)], roles, metrics)
+
+
+def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: float = 0.01) -> Answer:
+    """The claim that the systems of each pair differ by less than ``margin`` either way: see ``beats``.
+
+    It is supported where the interval of each difference lies within the margin, and not supported where one lies
+    beyond it and the difference is significant.
+    """
+
+    return _by_tests(
+        lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora),
+        roles,
+        lambda rows: (rows["low"] > -margin) & (rows["high"] < margin),
+        lambda rows: ((rows["low"] > margin) | (rows["high"] < -margin)) & (rows["p (Holm)"] <= statistics.LEVEL),
+    )
+
+
+def helps_more(pairs: Pairs, others: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
+    """The claim that some systems gain more from a change than others, fold by fold and seed by seed.
+
+    Args:
+        pairs: each of them with the change, and without it.
+        others: likewise, of those that gain less.
+        roles, metrics: see ``beats``.
+    """
+
+    def compared(runs: Runs, key: str) -> Differences:
+        for metric in metrics:
+            gains = {
+                pair: differences(*(values(runs, key, system, metric) for system in pair)) for pair in (*pairs, *others)
+            }
+            for ours, other in product(pairs, others):
+                yield f"gain of {ours[0]} - gain of {other[0]}", metric, differences(gains[ours], gains[other])
+
+    return _by_differences(compared, roles)
+
+
+def hardest(systems: Names, label: str, others: Names, roles: Names) -> Answer:
+    """The claim that systems recall less of one class than of each other one."""
+
+    def compared(runs: Runs, key: str) -> Differences:
+        for system, other in product(systems, others):
+            recalls = (values(runs, key, system, f"recall of {name}") for name in (other, label))
+            yield f"{other} - {label}", f"recall of {system}", differences(*recalls)
+
+    return _by_differences(compared, roles)
+
+
+def probe_higher(pairs: Pairs, reading: Reading, roles: Names) -> Answer:
+    """The claim that a probe gives a larger number for the first of each pair of systems than for the second."""
+
+    def compared(runs: Runs, key: str) -> Differences:
+        for pair in pairs:
+            numbers = (reading.by_run(runs, key, system) for system in pair)
+            yield " - ".join(pair), reading.name, differences(*numbers)
+
+    return _by_differences(compared, roles)
+
+
+def above(systems: Names, reading: Reading, bound: float, roles: Names) -> Answer:
+    """The claim that a share, given by a probe, is above a bound for each system: its interval over the folds is."""
+
+    def answer(runs: Runs) -> Finding:
+        corpora = stand_for(runs, roles)
+        supports, refutes, words = [], [], []
+        for key, system in product(corpora, systems):
+            shares = reading.by_run(runs, key, system)
+            results = [{"split": split, "share": share} for (split, _), share in shares.items()]
+            if len({result["split"] for result in results}) > 1:
+                share = statistics.over_folds(results, lambda result: result["share"], (0.0, 1.0))
+                supports.append(share.low > bound and len(results) >= FEWEST_PAIRS)
+                refutes.append(share.high < bound and len(results) >= FEWEST_PAIRS)
+                extent = f"interval over {share.n} folds, {len(results)} networks"
+                words.append(f"{_place(runs, key, [system])}: {system}, {reading.name}: {share}, {extent}")
+        complete = set(corpora.values()) == set(roles) and len(words) == len(corpora) * len(systems)
+        return Finding(verdict(supports, refutes, bool(words), complete), "; ".join(words) or "no runs")
+
+    return answer
+
+
+def overfits(fewer: str, more: str, role: str) -> Answer:
+    """The claim that more of something lowers test accuracy and widens the gap to training accuracy, on one corpus."""
+
+    def answer(runs: Runs) -> Finding:
+        finding = beats([(fewer, more)], [role])(runs)
+        if finding.verdict == NO_DATA:
+            return finding
+        rows = statistics.paired_tests(runs, [(more, fewer)], [statistics.GAP], list(stand_for(runs, [role])))
+        words = [f"{r['comparison']} {_points(r)}" for _, r in rows[rows["p"].notna()].iterrows()]
+        evidence = f"{finding.evidence}; {statistics.GAP}, at the epoch that validation chose: {'; '.join(words)}"
+        narrow = finding.verdict == SUPPORTED and not (rows["verdict"] == "higher").all()
+        return Finding(OPEN if narrow else finding.verdict, evidence)
+
+    return answer
+
+
+def most_on(role: str | None, pair: tuple[str, str], roles: Names) -> Answer:
     """The claim that one system leads another on one corpus, and by more than on each of the others.
 
     The leads are compared by Welch's test with the standard errors of their own tests, Holm-corrected over the corpora.
 
     Args:
-        role: which of P0's corpora; None for ours with the fewest training clips.
-        better, other: the systems.
+        role: which of the paper's corpora; None for ours with the fewest training clips.
+        pair: the systems.
+        roles: the paper's corpora that are compared.
     """
 
     def answer(runs: Runs) -> Finding:
-        rows = _tests(runs, better, [other], P0_CORPORA)
-        said, lead = _said(rows, runs, P0_CORPORA), rows[rows["p"].notna()].set_index("corpus")
-        clips = {r["config"]["corpus"]: r["data"]["clips"]["train"] for r in runs.records}
-        if role is None and len(lead):
-            key = min(lead.index, key=clips.get)
-            said = f"fewest training clips: {key} ({clips[key]}); {said}"
-        else:
-            key = next(iter(lead.index[lead["role"] == role]), None)
-        if key is None or len(lead) < 2:
-            return Finding(NO_DATA, said)
-        half = (lead["high"] - lead["low"]) / 2
-        lead = lead.assign(error=half / stats.t.ppf(1 - statistics.LEVEL / 2, lead["n"].astype(float) - 1))
-        here, others = lead.loc[key], lead.drop(index=key)
-        spread = (here["error"] ** 2 + others["error"] ** 2) ** 0.5
-        freedom = spread**4 / (here["error"] ** 4 / (here["n"] - 1) + others["error"] ** 4 / (others["n"] - 1))
-        t = ((here["difference"] - others["difference"]) / spread).astype(float)
-        significant = statistics.holm(2 * stats.t.sf(t.abs(), freedom.astype(float))) <= statistics.LEVEL
-        significant &= ((others["n"] >= FEWEST_PAIRS) & (here["n"] >= FEWEST_PAIRS)).to_numpy()
-        verdict = OPEN
-        if (significant & (t < 0)).any():
-            verdict = REFUTED
-        elif (significant & (t > 0)).all() and here["verdict"] == "higher" and set(lead["role"]) == set(P0_CORPORA):
-            verdict = SUPPORTED
-        return Finding(verdict, said)
+        rows = statistics.paired_tests(runs, [pair], corpora=list(stand_for(runs, roles)))
+        evidence, leads = _evidence(rows, runs, roles), rows[rows["p"].notna()].set_index("corpus")
+        corpora = {key: name for key, name in stand_for(runs, roles).items() if key in leads.index}
+        most = next((key for key, name in corpora.items() if name == role), None)
+        if role is None and corpora:
+            clips = {key: min(s["train"] for s in runs.grid.cards[key]["splits"].values()) for key in corpora}
+            most = min(corpora, key=clips.get)
+            evidence = f"fewest training clips: {most} ({clips[most]}); {evidence}"
+        if most is None or len(leads) < 2:
+            return Finding(NO_DATA, evidence)
+        pairs = leads["n"].astype(float)
+        error = (leads["high"] - leads["low"]) / 2 / stats.t.ppf(1 - statistics.LEVEL / 2, pairs - 1)
+        numbers = pd.DataFrame({"mean": leads["difference"], "deviation": error * pairs**0.5, "n": pairs})
+        here, others = numbers.loc[most], numbers.drop(index=most)
+        t, p = stats.ttest_ind_from_stats(*here, *others.to_numpy(float).T, equal_var=False)
+        significant = (statistics.holm(p) <= statistics.LEVEL) & (others["n"].clip(upper=here["n"]) >= FEWEST_PAIRS)
+        complete = set(corpora.values()) == set(roles) and leads.loc[most, "verdict"] == "higher"
+        return Finding(verdict(significant & (t > 0), significant & (t < 0), True, complete), evidence)
 
     return answer
 
 
-def overfits(fewer: str, more: str, role: str) -> Callable[[Runs], Finding]:
-    """The claim that more of something lowers test accuracy and widens the gap to training accuracy."""
+def printed(check: Callable[[], Iterable[tuple[bool, str]]]) -> Answer:
+    """A claim that the paper's own tables answer: ``check`` gives whether each number agrees, and words for it."""
 
-    def answer(runs: Runs) -> Finding:
-        rows = _tests(runs, fewer, [more], [role])
-        verdict = _verdict(rows, 1)
-        if verdict == NO_DATA:
-            return Finding(NO_DATA, _said(rows, runs))
-        corpus = rows["corpus"].item()
-        both = [r for r in runs.records if r["config"]["corpus"] == corpus and r["system"] in (fewer, more)]
-        gaps = [r | {"test": {"gap": r["train"]["accuracy"] - r["test"]["accuracy"]}} for r in both]
-        wider = statistics.against(gaps, more, "gap").iloc[0]
-        said = (
-            f"{_said(rows, runs)}; training minus test accuracy, at the epoch that validation chose: {more} - {fewer} "
-            f"{100 * wider['difference']:+.1f} points [{100 * wider['low']:+.1f}, {100 * wider['high']:+.1f}]"
-        )
-        return Finding(OPEN if verdict == SUPPORTED and wider["verdict"] != "higher" else verdict, said)
+    def answer(_: Runs) -> Finding:
+        agree, words = zip(*check(), strict=True)
+        return Finding(SUPPORTED if all(agree) else REFUTED, f"{'; '.join(words)} (from the paper's own table)")
 
     return answer
 
 
-def _seen(runs: Runs, network: str, kind: str, value: Callable[[dict], float]) -> dict[tuple[str, int], float]:
-    """A number of the looks at a perturbation that there are, by fold and seed."""
-    looks = probes.run(
-        runs, probes.perturbed.components, train=False, given=probes.train_and_test, system=f"{network}, {kind}"
-    )
-    return {(look["split"], look["seed"]): value(look) for look in looks}
+def untried(why: str) -> Answer:
+    """A claim that no run here asks about, and why."""
+    return lambda _: Finding(NO_DATA, why)
 
 
-def side(look: dict) -> float:
-    """How often a linear map tells a higher level from a lower one, for clips of unseen speakers."""
-    return look["side"]
-
-
-def above(kinds: Sequence[str], value: Callable[[dict], float], bound: float, what: str) -> Callable[[Runs], Finding]:
-    """The claim that a share lies above a bound on each perturbation: its interval does, each from at least five networks."""
-
-    def answer(runs: Runs) -> Finding:
-        verdicts, told = [], []
-        for kind in kinds:
-            found = _seen(runs, "capsules", kind, value)
-            looks = [{"split": split, "share": share} for (split, _), share in found.items()]
-            if len({look["split"] for look in looks}) < 2:
-                return Finding(NO_DATA, "no runs")
-            share = statistics.over_folds(looks, lambda look: look["share"], (0.0, 1.0))
-            decided = SUPPORTED if share.low > bound else REFUTED if share.high < bound else OPEN
-            verdicts.append(decided if len(looks) >= FEWEST_PAIRS else OPEN)
-            told.append(f"{kind}: {share} {what}, interval over {share.n} folds, {len(looks)} networks")
-        verdict = REFUTED if REFUTED in verdicts else OPEN if OPEN in verdicts else SUPPORTED
-        return Finding(verdict, "; ".join(told))
-
-    return answer
-
-
-def more_than_untrained(kinds: Sequence[str], value: Callable[[dict], float]) -> Callable[[Runs], Finding]:
-    """Our question: whether training, and not the network as it was initialized, makes a share as large as it is."""
-
-    def answer(runs: Runs) -> Finding:
-        tests = {}
-        for kind in kinds:
-            ours, control = (_seen(runs, network, kind, value) for network in ("capsules", "untrained"))
-            common = sorted(ours.keys() & control.keys())
-            if len(common) < 2:
-                return Finding(NO_DATA, "no runs")
-            clips = [r["data"]["clips"] for r in runs.of(system=f"capsules, {kind}")]
-            ratio = sum(c["test"] / c["train"] for c in clips) / len(clips)
-            tests[kind] = statistics.corrected_resampled_t_test([ours[c] - control[c] for c in common], ratio)
-        adjusted = statistics.holm([test.p for test in tests.values()])
-        told, signs = [], []
-        for (kind, test), p in zip(tests.items(), adjusted, strict=True):
-            decided = p <= statistics.LEVEL and test.n >= FEWEST_PAIRS
-            signs.append((1 if test.difference > 0 else -1) if decided else 0)
-            span = f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
-            told.append(f"{kind}: {100 * test.difference:+.1f} points {span}, p = {p:.3f}, {test.n} pairs")
-        verdict = REFUTED if -1 in signs else SUPPORTED if all(sign == 1 for sign in signs) else OPEN
-        return Finding(verdict, "trained minus untrained, " + "; ".join(told))
-
-    return answer
-
-
-def resolved(_: Runs) -> Finding:
-    """Whether P0's three nominally equal columns are closer to each other than its CAPS and ATT."""
-    table = published.table("P0", "Table 1").pivot(index="row", columns="column", values="value")
-    spread = table[["CAPS", "3", "No Regularization"]].max(axis=1) - table[["CAPS", "3", "No Regularization"]].min(
-        axis=1
-    )
-    lead = (table["CAPS"] - table["ATT"]).abs()
-    said = "; ".join(
-        f"{row}: equal columns differ by {spread[row]:.3f}, CAPS and ATT by {lead[row]:.3f}" for row in P0_CORPORA
-    )
-    return Finding(SUPPORTED if (spread < lead).all() else REFUTED, f"{said} (from the paper's own table)")
-
-
-CLAIMS = (
-    Claim("P0", "section 5.1, Table 1", "capsules beat CNN, LSTM and ATT on gender, emotion and city sounds", "02",
-          higher("caps", ("cnn", "lstm", "att"), P0_CORPORA[:3])),
-    Claim("P0", "section 5.1, Table 1", "on FSDD the CNN is best", "02", higher("cnn", ("lstm", "att", "caps"), ("FSDD",))),
-    Claim("P0", "section 5.1", "capsules beat ATT on all four corpora", "02", higher("caps", ("att",))),
-    Claim("P0", "section 5.1", "and most on UrbanSound8K", "02", most_on("Urban8K", "caps", "att")),
-    Claim("P0", "Table 1", "our question: its accuracies resolve its differences, three columns of one model being closer than CAPS and ATT",
-          "02", resolved),
-    Claim("P0", "section 5.2, Table 1", "more routing passes tend to overfit, on FSDD (1 pass against 5)", "03",
-          overfits("1 pass", "5 passes", "FSDD")),
-    Claim("P0", "section 5.2, Table 1", "and most on FSDD", "03", most_on("FSDD", "1 pass", "5 passes")),
-    Claim("P0", "section 5.2, Table 1", "more routing passes overfit on city sounds (part of its general sentence)", "03", overfits("1 pass", "5 passes", "Urban8K")),
-    Claim("P0", "section 5.3, Fig. 2", "accuracy rises with the dimension, up to P0's 16 (16 against 2)", "04", higher("caps", ("D = 2",))),
-    Claim("P0", "section 5.3, Fig. 2", "and falls beyond it (16 against 32)", "04", higher("caps", ("D = 32",))),
-    Claim("P0", "section 5.3", "corpora with less data suffer more from a larger dimension (16 against 32; P0 names VCTK, which is not small)", "04",
-          most_on(None, "caps", "D = 32")),
-    Claim("P0", "section 5.4, Table 1", "a reconstruction decoder is generally beneficial (all four corpora)", "05", higher("weight 0.5", ("caps",))),
-    Claim("P0", "section 5.4, Table 1", "especially on little data (FSDD)", "05", higher("weight 0.5", ("caps",), ("FSDD",))),
-    Claim("P0", "section 5.4, Table 1", "a decoder lowers accuracy on VCTK (the table, against the text)", "05",
-          higher("caps", ("weight 0.5",), ("VCTK",))),
-    Claim("P0", "section 5.5, Table 2", "capsules beat ATT where two classes sound at once", "06",
-          higher("caps", ("att",), ("Multi-VCTK", "Multi-MUSAN"), "weighted_accuracy")),
-    Claim("P0", "section 6.1, Figs. 3 and 4", "louder and faster clips are clearly separated from quieter and slower ones (here: a linear map tells them apart "
-          "in over three quarters of unseen speakers' clips)", "07", above(("gain", "speed"), side, 0.75, "of the clips")),
-    Claim("P0", "section 6.1", "our question: a trained network separates them better than an untrained one, and speed also in the band that all speeds share", "07",
-          more_than_untrained(("gain", "speed", recipes.SHARED_BAND), side)),
-    Claim("P0", "section 6.1, Figs. 3 and 4", "two components explain most of the variance under perturbation (gain, offset, speed)", "07",
-          above(tuple(recipes.LEVELS), probes.perturbed.two, 0.5, "of the variance")),
-    Claim("P0", "section 6.1", "our question: they explain more in a trained network than in an untrained one", "07",
-          more_than_untrained(tuple(recipes.LEVELS), probes.perturbed.two)),
-    Claim("P0", "section 6.2", "capsules of another emotion corpus help on RAVDESS (41% to 50%)", "08",
-          higher("capsules, tiled", ("caps",), ("RAVDESS",))),
-    Claim("P0", "section 6.2", "our question: they help more than the capsules of an untrained network", "08",
-          higher("capsules, tiled", ("untrained, tiled",), ("RAVDESS",))),
-)  # fmt: skip
-
-
-def recorded(*grids: study.Grid) -> Runs:
-    """Runs of today's code and data that have a record; there may be none."""
-    runs = tuple(dict.fromkeys(run for grid in grids for run in grid.runs))
-    cards = {key: card for grid in grids for key, card in grid.cards.items()}
-    shelf = study.store(grids[0].profile)
-    pairs = [(run, shelf.get(run.key)) for run in runs]
-    found = tuple(record | {"system": run.system} for run, record in pairs if record)
-    missing = tuple(run for run, record in pairs if not record)
-    absent = {key: how for grid in grids for key, how in grid.absent.items()}
-    return Runs(study.Grid(grids[0].profile, runs, cards, absent), found, missing, (), ())
-
-
-def grids(profile: str) -> list[study.Grid]:
-    """What the claims of P0 need: notebooks 02 to 05 on every corpus, 06 on mixtures, 07 on FSDD and 08 on RAVDESS."""
-    wanted = "at hand" if profile == "full" else "embedded"
-    plain = [
-        study.grid(study.corpora_in(profile, wanted), _BASELINES | _PASSES | _SIZES | _DECODER, profile),
-        study.grid(study.corpora_in(profile, wanted, multi_label=True), ["att", "caps"], profile),
-    ]
-    if profile != "full":
-        return plain
-    sources: dict[str, study.System] = {}
-    with suppress(CapslibError):  # no source is here: these claims have no runs
-        for name, changes in (("capsules", {}), ("untrained", {"epochs": 0})):
-            source = recipes.transfer_source(recipes.TRANSFER_SOURCES, "caps", profile, **changes)
-            sources[f"{name}, tiled"] = ("caps", {}, {"source": source})
-    perturbed = recipes.perturbed_systems(corpora.parse("fsdd")[0].sample_rate)
-    return [*plain, study.grid(["fsdd"], perturbed, profile), study.grid(["ravdess"], sources, profile)]
-
-
-def ledger(
-    profile: str, asked: Sequence[Claim] = CLAIMS, needed: Callable[[str], list[study.Grid]] = grids
-) -> tuple[pd.DataFrame, Runs]:
-    """One row a claim: paper, where, claim, verdict, evidence, notebook; from the records there are, without training.
+def ledger(papers: Iterable, profile: str) -> tuple[pd.DataFrame, list[Runs]]:
+    """One row per claim: paper, where, claim, verdict, evidence, notebook; from the records, without training.
 
     Args:
+        papers: as ``capslib.papers.declared`` gives them.
         profile: "quick" or "full".
-        asked: the claims.
-        needed: what they need, for a profile.
     Returns:
-        The rows, and the runs that they need.
+        The rows, and the runs that the claims need; papers with the same grids share theirs.
     """
-    runs = recorded(*needed(profile))
-    rows = []
-    for claim in asked:
-        found = claim.answer(runs)
-        rows.append(
-            {
-                "paper": claim.paper,
-                "where": claim.where,
-                "claim, in our words": claim.words,
-                "verdict": found.verdict,
-                "evidence": found.evidence,
-                "notebook": claim.notebook,
-            }
-        )
-    return pd.DataFrame(rows), runs
+    rows, needed = [], {}
+    for paper in papers:
+        place = (paper.grids, paper.derived)
+        if paper.claims and place not in needed:
+            needed[place] = paper.derived(study.recorded(study.Grid(profile, (), {}, {}), *paper.grids(profile)))
+        for words, claim in paper.claims.items():
+            finding = claim.answer(needed[place])
+            head = {"paper": paper.key, "where": claim.where, "claim, in our words": words}
+            rows.append(head | {"verdict": finding.verdict, "evidence": finding.evidence, "notebook": claim.notebook})
+    return pd.DataFrame(rows), list(needed.values())

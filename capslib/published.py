@@ -1,4 +1,4 @@
-"""What the papers print: the one reader of ``data/published.csv``, in long form.
+"""What the papers print: the one reader of ``data/published/``, a file per paper, in long form.
 
 Each number has a row, a column and a metric, in the paper's own labels (see ``data/published.md``).
 """
@@ -15,7 +15,8 @@ from capslib.errors import choose
 
 @cache
 def _everything() -> pd.DataFrame:
-    printed = pd.read_csv(paths.root() / "data" / "published.csv", dtype=str, keep_default_na=False)
+    files = sorted((paths.root() / "data" / "published").glob("*.csv"))
+    printed = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False) for file in files], ignore_index=True)
     value = printed["value"].astype(float)
     return printed.assign(value=value.where(printed["unit"] != "percent", value / 100))
 
@@ -29,7 +30,7 @@ def table(paper: str, name: str) -> pd.DataFrame:
     """One row per number of a table, in the paper's order.
 
     Args:
-        paper: P0 to P4.
+        paper: its key, as "P" and a number.
         name: "Table 1", "Fig. 7", "text 5.1".
     Returns:
         Columns row, column, metric, value (a float; percents as fractions) and note.

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import jinja2
 import nbformat
-import pandas as pd
 import papermill
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from capslib import claims, claims_emotion, corpora, paths, study, tables
+from capslib import claims, corpora, papers, paths, study, tables
 from capslib.errors import CapslibError, choose
 from capslib.records import read
 
@@ -256,15 +255,15 @@ def _not_available(profile: str, wanted: object) -> list[str]:
 def write_claims(profile: str) -> Path:
     """``reports/<profile>/claims.html`` and ``tables/claims.csv``: the ledger, from the records there are."""
     out = study.reports() / profile
-    ledgers = [claims.ledger(profile, papers.CLAIMS, papers.grids) for papers in (claims, claims_emotion)]
-    made, needed = sum(len(runs.records) for _, runs in ledgers), sum(len(runs.grid) for _, runs in ledgers)
+    rows, ledgers = claims.ledger(papers.declared(), profile)
+    needed, missing = sum(len(runs.grid) for runs in ledgers), sum(len(runs.missing) for runs in ledgers)
     caption = (
         "Each claim of the papers, what our records say, and a verdict that is computed from them: supported or not supported "
         "where every comparison that the claim makes, or one against it, is significant after Holm's correction within the claim. "
         "Between two systems, one that has not learnt its own training part decides nothing. "
-        f"{made} of {needed} runs have a record of today's code."
+        f"{needed - missing} of {needed} runs have a record of today's code."
     )
-    table = tables.show(pd.concat([rows for rows, _ in ledgers]), "claims", caption, out).data
+    table = tables.show(rows, "claims", caption, out).data
     body = f"<h1>Claims ledger: {profile}</h1>\n{table}"
     return paths.write_text(
         out / "claims.html", _PAGE.render(title="Claims ledger", body=body, footer=f"code at {revision()}")

@@ -1,4 +1,4 @@
-"""What the records allow one to say: intervals over speakers, paired tests on the same folds and seeds, families of tests.
+"""What the records allow one to say: intervals over speakers, and families of paired tests on the same folds and seeds.
 
 Clips of one speaker are not independent, so an interval is over speakers (or official folds), never over clips. Two
 systems are compared in pairs on the same folds and seeds, with a variance that knows that the training parts overlap.
@@ -7,8 +7,9 @@ systems are compared in pairs on the same folds and seeds, with a variance that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,14 @@ from capslib.study import Runs
 LEVEL = 0.05
 NOT_YET = "not run yet"
 NOT_LEARNT = "has not learnt its training part"
+# In speech emotion recognition weighted accuracy is accuracy; unweighted accuracy is the mean recall of the classes.
+METRICS = {"WA": "accuracy", "UA": "unweighted_accuracy"}
+# Metrics that no record holds: see ``metric_value``.
+EARLY = "validation WA, epochs 1 to 5"
+GAP = "training minus test accuracy"
+
+# Fold and seed of a run: what two systems must have in common to be compared.
+Pair = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) 
     """Mean and t-interval over independent units.
 
     Args:
-        values: one a unit (speaker, fold).
+        values: one per unit (speaker, fold).
         bounds: the interval is cut off there; accuracies lie in [0, 1].
     Raises:
         CapslibError: if there is no value.
@@ -58,7 +67,7 @@ def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) 
 
 
 def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
-    """Runs without the seeds that only some systems of a corpus have, so that what stands side by side is of the same seeds.
+    """Runs without the seeds that only some systems of a corpus have, so that systems side by side have the same seeds.
 
     A seed counts for a system when it has as many folds as any seed of the system. Where no seed is shared, all stay.
 
@@ -66,16 +75,16 @@ def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
         systems: names of those that are compared; all by default.
     """
     chosen = [r for r in runs.records if systems is None or r["system"] in systems]
-    kept = []
+    records = []
     for corpus in dict.fromkeys(r["config"]["corpus"] for r in chosen):
-        here = [r for r in chosen if r["config"]["corpus"] == corpus]
+        of_corpus = [r for r in chosen if r["config"]["corpus"] == corpus]
         complete = []
-        for system in {r["system"] for r in here}:
-            folds = Counter(r["config"]["seed"] for r in here if r["system"] == system)
+        for system in {r["system"] for r in of_corpus}:
+            folds = Counter(r["config"]["seed"] for r in of_corpus if r["system"] == system)
             complete.append({seed for seed, n in folds.items() if n == max(folds.values())})
         shared = set.intersection(*complete)
-        kept += [r for r in here if not shared or r["config"]["seed"] in shared]
-    return replace(runs, records=tuple(kept))
+        records += [r for r in of_corpus if not shared or r["config"]["seed"] in shared]
+    return replace(runs, records=tuple(records))
 
 
 def unit_accuracies(records: Sequence[dict]) -> pd.Series:
@@ -107,9 +116,15 @@ def cell(records: Sequence[dict], metric: str = "accuracy") -> Interval:
     return interval(values.groupby("split")[metric].mean().to_numpy())
 
 
-def over_folds(found: Sequence[Mapping], value: Callable[[Mapping], float], bounds: tuple[float, float]) -> Interval:
-    """Mean of a number of each look over the folds (of FSDD: speakers), mean over the seeds within one."""
-    frame = pd.DataFrame([(look["split"], value(look)) for look in found], columns=["split", "value"])
+def over_folds(results: Sequence[Mapping], value: Callable[[Mapping], float], bounds: tuple[float, float]) -> Interval:
+    """Interval over the folds (of FSDD: speakers) of a number of a probe's results, mean over the seeds within a fold.
+
+    Args:
+        results: of a probe, each with its ``split``.
+        value: from a result to the number.
+        bounds: see ``interval``.
+    """
+    frame = pd.DataFrame([(result["split"], value(result)) for result in results], columns=["split", "value"])
     return interval(frame.groupby("split")["value"].mean().to_numpy(), bounds)
 
 
@@ -133,6 +148,8 @@ def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: f
     Args:
         differences: of two systems on the same folds and seeds, (n,), n at least 2.
         test_train_ratio: test clips over training clips of a fold.
+    Raises:
+        CapslibError: for fewer than two differences.
     """
     d = np.asarray(differences, dtype=float)
     n = len(d)
@@ -148,58 +165,87 @@ def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: f
     return Test(float(mean), float(mean - half), float(mean + half), float(t), float(2 * stats.t.sf(abs(t), n - 1)), n)
 
 
-def differences(
-    first: Iterable[Mapping], second: Iterable[Mapping], value: Callable[[Mapping], float]
-) -> dict[tuple[str, int], float]:
-    """Values of one system minus another's, by the fold and seed that both have; those that are not numbers are left out.
-
-    Args:
-        first, second: records of one corpus.
-        value: of a record.
-    """
-    ours, others = ({run_of(r): value(r) for r in records} for records in (first, second))
-    both = {run: ours[run] - others[run] for run in ours if run in others}
-    return {run: found for run, found in both.items() if not np.isnan(found)}
-
-
-def run_of(record: Mapping) -> tuple[str, int]:
-    """Fold and seed."""
-    return record["config"]["split"], record["config"]["seed"]
-
-
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's step-down adjustment over a family of tests: (n,) -> (n,)."""
     return multipletests(list(p_values), method="holm")[1] if len(p_values) else np.zeros(0)
 
 
-def tested(
-    families: Mapping[tuple[str, str, str], Mapping[tuple[str, int], float]],
-    ratios: Mapping[tuple[str, tuple[str, int]], float],
-) -> pd.DataFrame:
-    """Corrected resampled t-tests that differences are zero, one family for Holm's correction.
+def run_of(record: Mapping) -> Pair:
+    """Fold and seed of a record."""
+    return record["config"]["split"], record["config"]["seed"]
+
+
+def records_of(runs: Runs, corpus: str, system: str) -> list[dict]:
+    """The records of a system on a corpus."""
+    return [r for r in runs.records if r["system"] == system and r["config"]["corpus"] == corpus]
+
+
+def metric_value(record: Mapping, metric: str) -> float:
+    """A metric of a record by its name.
 
     Args:
-        families: differences by fold and seed, for each (corpus, comparison, metric).
-        ratios: test clips over training clips, by (corpus, (fold, seed)).
-    Returns:
-        One row each: corpus, comparison, metric, difference, low, high, p, n pairs, of how many seeds, p (Holm), verdict; the
-        verdict is "higher", "lower" or "inconclusive" at the 5% level after correction, "one fold only" or "not run yet".
+        record: of a run.
+        metric: one of the test part ("accuracy", "unweighted_accuracy", ...); "recall of happy", which is NaN where no
+            test clip is of that class; ``EARLY``, the mean validation accuracy of the first five epochs; or ``GAP``.
     """
+    if metric == EARLY:
+        return float(np.mean([epoch["validation_accuracy"] for epoch in record["epochs"][:5]]))
+    if metric == GAP:
+        return record["train"]["accuracy"] - record["test"]["accuracy"]
+    kind, _, label = metric.partition(" of ")
+    if kind != "recall":
+        return record["test"][metric]
+    if label not in record["classes"]:
+        return float("nan")
+    place = record["classes"].index(label)
+    counts = record["confusion"][place]
+    return counts[place] / sum(counts) if sum(counts) else float("nan")
+
+
+def values(runs: Runs, corpus: str, system: str, metric: str) -> dict[Pair, float]:
+    """A metric of a system on a corpus by fold and seed: see ``metric_value``."""
+    return {run_of(r): metric_value(r, metric) for r in records_of(runs, corpus, system)}
+
+
+def differences(first: Mapping[Pair, float], second: Mapping[Pair, float]) -> dict[Pair, float]:
+    """One minus the other, by the fold and seed that both have; what is not a number is left out."""
+    both = {run: first[run] - second[run] for run in first if run in second}
+    return {run: difference for run, difference in both.items() if not np.isnan(difference)}
+
+
+def test_differences(runs: Runs, families: Mapping[tuple[str, str, str], Mapping[Pair, float]]) -> pd.DataFrame:
+    """Corrected resampled t-tests that differences are zero, all of them one family for Holm's correction.
+
+    The ratio of test to training clips is that of the corpora's cards: records count segments of the training part.
+
+    Args:
+        runs: that the differences are of.
+        families: differences by fold and seed, by (corpus, comparison, metric).
+    Returns:
+        One row each: corpus, comparison, metric, difference, low, high, p, n pairs, of how many seeds, p (Holm) and
+        verdict: "higher", "lower" or "inconclusive" at the 5% level after correction, "one fold only" or "not run yet".
+    """
+    ratios = {(r["config"]["corpus"], run_of(r)): _test_train_ratio(runs, r) for r in runs.records}
     rows = []
-    for (key, comparison, metric), found in families.items():
-        row = {"corpus": key, "comparison": comparison, "metric": metric, "n": len(found)}
-        row["seeds"] = len({seed for _, seed in found})
-        if len(found) > 1:
-            ratio = float(np.mean([ratios[key, run] for run in found]))
-            test = corrected_resampled_t_test(list(found.values()), ratio)
+    for (corpus, comparison, metric), by_run in families.items():
+        row = {"corpus": corpus, "comparison": comparison, "metric": metric, "n": len(by_run)}
+        row["seeds"] = len({seed for _, seed in by_run})
+        if len(by_run) > 1:
+            ratio = float(np.mean([ratios[corpus, run] for run in by_run]))
+            test = corrected_resampled_t_test(list(by_run.values()), ratio)
             row |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
         rows.append(row)
     columns = ["corpus", "comparison", "metric", "difference", "low", "high", "p", "n", "seeds", "p (Holm)", "verdict"]
     frame = pd.DataFrame(rows, columns=columns)
-    some = frame["p"].notna()
-    frame.loc[some, "p (Holm)"] = holm(frame.loc[some, "p"])
+    tested = frame["p"].notna()
+    frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"])
     frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
     return frame
+
+
+def _test_train_ratio(runs: Runs, record: Mapping) -> float:
+    split = runs.grid.cards[record["config"]["corpus"]]["splits"][record["config"]["split"]]
+    return split["test"] / min(split["train"], record["config"].get("max_train_clips") or split["train"])
 
 
 def _verdict(row: pd.Series) -> str:
@@ -210,114 +256,76 @@ def _verdict(row: pd.Series) -> str:
     return "higher" if row["difference"] > 0 else "lower"
 
 
-def against(records: Sequence[dict], reference: str, metric: str = "accuracy") -> pd.DataFrame:
-    """``reference`` minus every other system of a corpus, one family for Holm's correction.
+def paired_tests(
+    runs: Runs,
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str] = ("accuracy",),
+    corpora: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Tests of one system minus another on the folds and seeds that both have, one family for Holm's correction.
 
     Args:
-        records: of all systems, as ``Runs`` holds them.
-        reference: name of a system.
-        metric: of the test part, "accuracy" or "unweighted_accuracy".
+        runs: of the systems.
+        pairs: names of two systems each.
+        metrics: see ``metric_value``.
+        corpora: keys; by default all of the runs.
     Returns:
-        Columns corpus, comparison, difference, low, high, p, n, p (Holm), verdict: see ``tested``; where the difference is
-        significant but the loser has not learnt its training part, the verdict says that instead.
+        See ``test_differences``; one row per corpus, pair and metric. Where a difference is significant but the loser
+        has not learnt its training part, the verdict says that instead.
     """
-    families, ratios = {}, {}
-    for corpus in dict.fromkeys(r["config"]["corpus"] for r in records):
-        of_corpus = [r for r in records if r["config"]["corpus"] == corpus]
-        ours = [r for r in of_corpus if r["system"] == reference]
-        ratios |= {(corpus, run_of(r)): r["data"]["clips"]["test"] / r["data"]["clips"]["train"] for r in ours}
-        for system in dict.fromkeys(r["system"] for r in of_corpus):
-            if system != reference and ours:
-                others = (r for r in of_corpus if r["system"] == system)
-                found = differences(ours, others, lambda r: r["test"][metric])
-                families[corpus, f"{reference} - {system}", metric] = found
-    frame = tested(families, ratios).drop(columns=["metric", "seeds"])
-    notes = [not_learnt(records, row, reference, metric) for _, row in frame.iterrows()]
-    frame["verdict"] = [note or verdict for note, verdict in zip(notes, frame["verdict"], strict=True)]
+    tests = list(product(runs.grid.cards if corpora is None else corpora, pairs, metrics))
+    families = {}
+    for key, pair, metric in tests:
+        first, second = (values(runs, key, system, metric) for system in pair)
+        families[key, " - ".join(pair), metric] = differences(first, second)
+    frame = test_differences(runs, families)
+    for place, (key, pair, metric) in enumerate(tests):
+        verdict = frame.loc[place, "verdict"]
+        if verdict in ("higher", "lower"):
+            winner, loser = pair if verdict == "higher" else pair[::-1]
+            frame.loc[place, "verdict"] = _not_learnt(runs, key, winner, loser, metric) or verdict
     return frame
 
 
-def not_learnt(records: Sequence[dict], row: pd.Series, better: str, metric: str) -> str:
-    """Which of two systems lost without having learnt its training part, in words; "" if neither.
+def _not_learnt(runs: Runs, corpus: str, winner: str, loser: str, metric: str) -> str:
+    """In words, that the loser of a comparison has not learnt its training part; "" if it has.
 
-    A loser that fits its own training part worse than the winner does unseen clips was not trained to the end: that speaks
-    about the budget.
-
-    Args:
-        records: of one or several corpora.
-        row: of ``against``, of the corpus.
-        better: the reference there.
-        metric: of both parts; accuracy where the training part has no such metric.
+    A loser that fits its own training part worse than the winner does unseen clips was not trained to the end: that is
+    about the budget. Where a part has no such metric, its accuracy decides.
     """
-    if row["verdict"] not in ("higher", "lower"):
-        return ""
-    other = row["comparison"].removeprefix(f"{better} - ")
-    loser, winner = (other, better) if row["verdict"] == "higher" else (better, other)
 
     def mean(system: str, part: str) -> float:
-        found = [r[part] for r in records if r["config"]["corpus"] == row["corpus"] and r["system"] == system]
-        return sum(one[metric if metric in one else "accuracy"] for one in found) / len(found)
+        return float(np.mean([r[part].get(metric, r[part]["accuracy"]) for r in records_of(runs, corpus, system)]))
 
     learnt = mean(loser, "train")
     return f"{loser} {NOT_LEARNT} ({learnt:.2f})" if learnt < mean(winner, "test") else ""
 
 
-def false_positive_rate(
-    test_train_ratio: float | None,
-    studies: int = 600,
-    folds: int = 5,
-    repeats: int = 5,
-    clips: int = 150,
-    seed: int = 0,
-) -> float:
-    """How often the test calls two equally good learners different, by simulation.
+def reference_tests(runs: Runs, reference: str, metric: str = "accuracy") -> pd.DataFrame:
+    """``paired_tests`` of one system minus each other one that has a run in common with it, by one metric.
 
-    Each study draws a data set with two equally informative halves of its features; two linear discriminants, one on
-    each half, are compared by repeated cross-validation. They differ by chance only.
-
-    Args:
-        test_train_ratio: as in ``corrected_resampled_t_test``; None for the true ratio; 0 is the uncorrected test.
-        studies, folds, repeats, clips: size of the simulation.
-        seed: of the random numbers.
+    Returns:
+        Columns corpus, comparison, difference, low, high, p, n, p (Holm), verdict.
     """
-    random = np.random.default_rng(seed)
-    ratio = 1 / (folds - 1) if test_train_ratio is None else test_train_ratio
-    positives = 0
-    for _ in range(studies):
-        y = np.repeat([0, 1], clips // 2)
-        x = random.standard_normal((len(y), 8)) + 0.35 * (2 * y[:, None] - 1)
-        differences = []
-        for _ in range(repeats):
-            fold = random.permutation(np.arange(len(y)) % folds)
-            for k in range(folds):
-                train, test = fold != k, fold == k
-                right = []
-                for half in (x[:, :4], x[:, 4:]):
-                    means = [half[train & (y == c)].mean(0) for c in (0, 1)]
-                    w = np.linalg.solve(np.cov(half[train].T), means[1] - means[0])
-                    score = (half[test] - (means[0] + means[1]) / 2) @ w
-                    right.append(((score > 0) == y[test]).mean())
-                differences.append(right[0] - right[1])
-        positives += corrected_resampled_t_test(differences, ratio).p < LEVEL
-    return positives / studies
+    systems = dict.fromkeys([*(run.system for run in runs.grid.runs), *(record["system"] for record in runs.records)])
+    frame = paired_tests(runs, [(reference, other) for other in systems if other != reference], [metric])
+    return frame[frame["n"] > 0].drop(columns=["metric", "seeds"]).reset_index(drop=True)
 
 
 def sentence(tests: pd.DataFrame) -> str:
-    """What a table of ``against`` says, in words, one line a corpus."""
+    """What a table of ``reference_tests`` says, in words, one line per corpus."""
     lines = []
     for corpus, rows in tests.groupby("corpus", sort=False):
-        said = []
+        words = []
         for _, row in rows.iterrows():
             first, second = row["comparison"].upper().split(" - ")
-            if pd.isna(row["p"]):
-                said.append(f"{first} against {second}: {row['verdict']}, no test")
-                continue
             size = f"{100 * row['difference']:+.1f} points, p = {row['p (Holm)']:.3f}"
-            said.append(f"{first} against {second}: {row['verdict']} ({size})")
+            result = f"{row['verdict']}, no test" if pd.isna(row["p"]) else f"{row['verdict']} ({size})"
+            words.append(f"{first} against {second}: {result}")
         reach = 50 * (rows["high"] - rows["low"]).dropna()
         if len(reach):
             least, most = (f"{value:.1f}" for value in (reach.min(), reach.max()))
             span = least if least == most else f"{least} to {most}"
-            said.append(f"the intervals reach {span} points to each side, and what is smaller cannot be seen")
-        lines.append(f"{corpus}. " + "; ".join(said) + ".")
+            words.append(f"the intervals reach {span} points to each side, and what is smaller cannot be seen")
+        lines.append(f"{corpus}. " + "; ".join(words) + ".")
     return "\n".join(lines)

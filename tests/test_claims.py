@@ -2,234 +2,253 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
+from fabricated import CARDS, EMODB, HIGH, LOW, RAVDESS, records, runs_of
 
-from capslib import claims, claims_emotion, report
+from capslib import claims, papers, report, statistics
+from capslib.claims import NO_DATA, OPEN, REFUTED, SUPPORTED, Reading
 
-CARDS = {
-    "fsdd:digit": {"role": "P0 FSDD", "evidence": "same corpus"},
-    "ased:gender": {"role": "P0 VCTK", "evidence": "stand-in"},
-    "emodb:emotion4": {"role": "P0 IEMOCAP", "evidence": "stand-in"},
-    "urbansound8k:sound": {"role": "P0 Urban8K", "evidence": "same corpus"},
-    "synth_digits:digit": {"role": "P0 FSDD", "evidence": "synthetic"},
-}
+BOTH = ("accuracy", "unweighted_accuracy")
+IEMOCAP = ["IEMOCAP"]
+WORST = [0.2, 0.21, 0.22, 0.18, 0.2]
 
 
-def records(corpus: str, system: str, accuracies: list[float], training: float = 0.9) -> list[dict]:
-    return [
-        {
-            "system": system,
-            "config": {"corpus": corpus, "model": system, "split": f"fold{k}", "seed": 0},
-            "data": {"clips": {"train": 400, "test": 100}},
-            "train": {"accuracy": training},
-            "test": {"accuracy": accuracy},
-        }
-        for k, accuracy in enumerate(accuracies)
-    ]
+def two(corpus: str, ours: Sequence[float], others: Sequence[float], training: float = 0.95) -> list[dict]:
+    return [*records(corpus, "a", ours), *records(corpus, "b", others, training=training)]
 
 
-def runs(*made: list[dict]) -> SimpleNamespace:
-    return SimpleNamespace(grid=SimpleNamespace(cards=CARDS), records=[record for some in made for record in some])
+A_BEATS_B = claims.higher(["a"], ["b"], ["FSDD"])
 
 
-BASE = [0.50, 0.52, 0.51, 0.49, 0.50]
-MUCH = [0.80, 0.81, 0.82, 0.78, 0.80]
-
-
-@pytest.mark.parametrize(
-    "ours, verdict",
-    [(MUCH, claims.SUPPORTED), ([0.2, 0.21, 0.22, 0.18, 0.2], claims.REFUTED), (BASE[::-1], claims.OPEN)],
-)
+@pytest.mark.parametrize(("ours", "verdict"), [(HIGH, SUPPORTED), (WORST, REFUTED), (LOW[::-1], OPEN)])
 def test_a_verdict_is_the_direction_of_a_significant_difference(ours, verdict):
-    found = claims.higher("caps", ("att",), ("FSDD",))(
-        runs(records("fsdd:digit", "caps", ours), records("fsdd:digit", "att", BASE))
-    )
-    assert found.verdict == verdict
-    assert "fsdd:digit: caps - att" in found.evidence and "p = " in found.evidence
+    finding = A_BEATS_B(runs_of(two("fsdd:digit", ours, LOW)))
+    assert finding.verdict == verdict
+    assert "fsdd:digit: a - b: " in finding.evidence and "5 pairs of 1 seed" in finding.evidence
 
 
 def test_a_claim_is_not_supported_by_a_part_of_what_it_says():
-    answer = claims.higher("caps", ("att",), ("FSDD", "VCTK"))
-    fsdd = runs(records("fsdd:digit", "caps", MUCH), records("fsdd:digit", "att", BASE))
-    assert answer(fsdd).verdict == claims.OPEN and answer(fsdd).evidence.endswith("no runs for VCTK")
-    one_fold = records("ased:gender", "caps", [0.9]) + records("ased:gender", "att", [0.5])
-    assert answer(runs(fsdd.records, one_fold)).verdict == claims.OPEN
-    assert answer(runs(one_fold)).verdict == claims.NO_DATA
-    assert answer(runs()).verdict == claims.NO_DATA
-    whole = runs(fsdd.records, records("ased:gender", "caps", MUCH), records("ased:gender", "att", BASE))
-    assert answer(whole).verdict == claims.SUPPORTED
+    answer = claims.higher(["a"], ["b"], ["FSDD", "VCTK"])
+    fsdd, one_fold = two("fsdd:digit", HIGH, LOW), two("ased:gender", HIGH[:1], LOW[:1])
+    assert answer(runs_of(fsdd)).verdict == OPEN and answer(runs_of(fsdd)).evidence.endswith("too few runs on VCTK")
+    assert answer(runs_of(fsdd, one_fold)).verdict == OPEN
+    assert answer(runs_of(fsdd, one_fold)).evidence.endswith("too few runs on ased:gender")
+    assert answer(runs_of(one_fold)).verdict == answer(runs_of()).verdict == NO_DATA
+    assert answer(runs_of(fsdd, two("ased:gender", HIGH, LOW))).verdict == SUPPORTED
+    lost = two("fsdd:digit", LOW, HIGH)
+    assert answer(runs_of(lost)).verdict == REFUTED, "one counterexample is enough"
 
 
-def test_every_stand_in_of_a_corpus_counts_but_none_beside_the_paper_s_own():
-    answer = claims.higher("caps", ("att",), ("VCTK",))
-    cards = CARDS | {"ravdess:gender": {"role": "P0 VCTK", "evidence": "stand-in"}}
-    both = [*records("ased:gender", "caps", MUCH), *records("ased:gender", "att", BASE)]
-    both += [*records("ravdess:gender", "caps", BASE), *records("ravdess:gender", "att", MUCH)]
-    made = SimpleNamespace(grid=SimpleNamespace(cards=cards), records=both)
-    assert answer(made).verdict == claims.REFUTED and "ravdess:gender" in answer(made).evidence
-    cards["ased:gender"] = {"role": "P0 VCTK", "evidence": "same corpus"}
-    assert answer(made).verdict == claims.SUPPORTED and "ravdess:gender" not in answer(made).evidence
+@pytest.mark.parametrize(
+    ("emodb", "ravdess", "verdict"),
+    [
+        (HIGH, HIGH, SUPPORTED),
+        (HIGH, LOW[::-1], OPEN),
+        (HIGH, WORST, REFUTED),
+        (HIGH, [], OPEN),
+        (HIGH[:3], HIGH[:3], OPEN),  # a few pairs never decide
+        ([], [], NO_DATA),
+    ],
+)
+def test_each_stand_in_must_agree(emodb, ravdess, verdict):
+    made = runs_of(two(EMODB, emodb, LOW), two(RAVDESS, ravdess, LOW), keys=(EMODB, RAVDESS))
+    finding = claims.higher(["a"], ["b"], IEMOCAP, BOTH)(made)
+    assert finding.verdict == verdict
+    assert finding.evidence.endswith(f"too few runs on {RAVDESS}") == (bool(emodb) and not ravdess)
 
 
-def test_one_counterexample_is_enough_even_if_the_rest_is_not_here():
-    fsdd = runs(records("fsdd:digit", "caps", BASE), records("fsdd:digit", "att", MUCH))
-    assert claims.higher("caps", ("att",), ("FSDD", "VCTK"))(fsdd).verdict == claims.REFUTED
+def test_beside_the_paper_s_own_corpus_no_stand_in_counts():
+    made = runs_of(two(EMODB, HIGH, LOW), two(RAVDESS, LOW, HIGH))
+    answer = claims.higher(["a"], ["b"], IEMOCAP)
+    assert answer(made).verdict == REFUTED and f"{RAVDESS} (stand-in for IEMOCAP): a - b" in answer(made).evidence
+    made.grid.cards[EMODB]["evidence"] = "same corpus"
+    assert answer(made).verdict == SUPPORTED and RAVDESS not in answer(made).evidence
 
 
-def test_a_few_pairs_never_support_a_claim():
-    three = runs(records("fsdd:digit", "caps", MUCH[:3]), records("fsdd:digit", "att", BASE[:3]))
-    found = claims.higher("caps", ("att",), ("FSDD",))(three)
-    assert found.verdict == claims.OPEN and "3 pairs" in found.evidence
+def test_synthetic_corpora_never_count():
+    assert A_BEATS_B(runs_of(two("synth_digits:digit", HIGH, LOW))).verdict == NO_DATA
 
 
-def test_a_stand_in_is_named():
-    made = runs(records("ased:gender", "caps", MUCH), records("ased:gender", "att", BASE))
-    assert "ased:gender (stand-in for VCTK): caps - att" in claims.higher("caps", ("att",), ("VCTK",))(made).evidence
-
-
-def test_synthetic_corpora_never_speak_for_a_claim():
-    found = claims.higher("caps", ("att",), ("FSDD",))(
-        runs(records("synth_digits:digit", "caps", MUCH), records("synth_digits:digit", "att", BASE))
-    )
-    assert found.verdict == claims.NO_DATA
-
-
-def test_overfitting_is_a_wider_gap_and_not_only_a_lower_accuracy():
-    answer = claims.overfits("1 pass", "5 passes", "FSDD")
-    for training, verdict in ((0.95, claims.SUPPORTED), (0.6, claims.OPEN)):
-        made = runs(records("fsdd:digit", "1 pass", MUCH), records("fsdd:digit", "5 passes", BASE, training))
-        assert answer(made).verdict == verdict
-        assert "training minus test accuracy" in answer(made).evidence
-
-
-def test_the_largest_lead_must_be_a_lead_and_larger_than_each_other():
-    answer = claims.most_on("Urban8K", "caps", "att")
-    near, keys = [0.60, 0.62, 0.61, 0.59, 0.60], list(CARDS)[:4]
-    base = [records(key, "att", BASE) for key in keys]
-
-    def leads(urban: list[float], elsewhere: list[float]) -> str:
-        ours = [records(key, "caps", urban if key.startswith("urban") else elsewhere) for key in keys]
-        return answer(runs(*base, *ours)).verdict
-
-    assert leads(MUCH, near) == claims.SUPPORTED
-    assert leads(near, MUCH) == claims.REFUTED
-    assert (
-        leads([0.40, 0.41, 0.42, 0.38, 0.40], [0.1, 0.12, 0.11, 0.09, 0.1]) == claims.OPEN
-    )  # a smaller loss is no lead
-    assert answer(runs(*base[:2], records(keys[0], "caps", near))).verdict == claims.NO_DATA
-    three = [records(key, "caps", MUCH if key.startswith("urban") else near) for key in keys[1:]]
-    assert answer(runs(*base, *three)).verdict == claims.OPEN  # FSDD may lie higher
-
-
-def test_little_data_is_the_corpus_with_the_fewest_training_clips():
-    answer, made = claims.most_on(None, "caps", "D = 32"), []
-    for clips, key in zip((900, 400, 150, 1700), list(CARDS)[:4], strict=True):
-        for system, values in (("caps", MUCH if clips == 150 else BASE), ("D = 32", BASE)):
-            sized = {"data": {"clips": {"train": clips, "test": 100}}}
-            made += [record | sized for record in records(key, system, values)]
-    found = answer(runs(made))
-    assert found.verdict == claims.SUPPORTED and found.evidence.startswith(
-        "fewest training clips: emodb:emotion4 (150)"
-    )
+def test_the_metric_is_named_unless_all_is_accuracy():
+    made = runs_of(two(EMODB, HIGH, LOW))
+    for record in made.records:
+        record["test"]["weighted_accuracy"] = 0.5
+    assert ", WA: +29.8" in claims.higher(["a"], ["b"], IEMOCAP, BOTH)(made).evidence
+    weighted = claims.higher(["a"], ["b"], IEMOCAP, ["weighted_accuracy"])(made)
+    assert weighted.verdict == OPEN and "a - b, weighted accuracy: +0.0 points" in weighted.evidence
 
 
 def test_the_source_of_a_transfer_is_named():
-    source = {"source": {"corpus": "emodb:emotion4"}}
-    ours = [r | {"config": r["config"] | source} for r in records("fsdd:digit", "tiled", MUCH)]
-    found = claims.higher("tiled", ("caps",), ("FSDD",))(runs(ours, records("fsdd:digit", "caps", BASE)))
-    assert "(source emodb:emotion4, stand-in for IEMOCAP): tiled - caps" in found.evidence
+    made = runs_of(two("fsdd:digit", HIGH, LOW))
+    for record in made.records[:5]:
+        record["config"]["source"] = {"corpus": "emodb:emotion4"}
+    assert "fsdd:digit (source emodb:emotion4, stand-in for IEMOCAP): a - b" in A_BEATS_B(made).evidence
 
 
-def test_p0_s_own_columns_differ_more_than_its_systems():
-    found = claims.resolved(runs())
-    assert (
-        found.verdict == claims.REFUTED
-        and "FSDD: equal columns differ by 0.047, CAPS and ATT by 0.003" in found.evidence
-    )
-
-
-def perturbed(monkeypatch, shares: dict[str, list[float]]) -> SimpleNamespace:
-    """Runs whose looks have these shares in two components, by system, one a fold."""
-
-    def looks(runs, look, train, given, system):
-        found = enumerate(shares.get(system, []))
-        return [{"split": f"s{k % 3}", "seed": k // 3, "pooled": [share - 0.1, 0.1]} for k, share in found]
-
-    monkeypatch.setattr(claims.probes, "run", looks)
-    clips = [{"data": {"clips": {"train": 900, "test": 500}}}]
-    return SimpleNamespace(of=lambda system: clips)
-
-
-HIGH, LOW = [0.90, 0.91, 0.89, 0.92, 0.90, 0.91], [0.30, 0.31, 0.29, 0.32, 0.30, 0.31]
+def test_a_loser_that_has_not_learnt_decides_nothing():
+    for ours, others in ((HIGH, LOW), (LOW, HIGH)):
+        made = runs_of(two("fsdd:digit", ours, others))
+        assert A_BEATS_B(made).verdict != OPEN
+        for record in made.records:
+            record["train"]["accuracy"] = 0.55
+        assert A_BEATS_B(made).verdict == OPEN
+        assert "has not learnt its training part (0.55)" in A_BEATS_B(made).evidence
 
 
 @pytest.mark.parametrize(
-    "gain, speed, verdict",
+    ("other", "verdict"),
     [
-        (HIGH, HIGH, claims.SUPPORTED),
-        (HIGH, LOW, claims.REFUTED),
-        (HIGH, [0.2, 0.9, 0.5] * 2, claims.OPEN),
-        (HIGH, HIGH[:3], claims.OPEN),  # three networks are too few, whatever they show
-        (HIGH, [], claims.NO_DATA),
+        ([v + 0.001 for v in HIGH], SUPPORTED),
+        ([v + d for v, d in zip(HIGH, (0.2, -0.2, 0.1, -0.1, 0), strict=True)], OPEN),
+        (LOW, REFUTED),
+        (HIGH[:3], OPEN),
+        ([], NO_DATA),
     ],
 )
-def test_most_of_the_variance_is_more_than_half_on_every_perturbation(gain, speed, verdict, monkeypatch):
-    runs = perturbed(monkeypatch, {"capsules, gain": gain, "capsules, speed": speed})
-    assert claims.above(("gain", "speed"), claims.probes.perturbed.two, 0.5, "of it")(runs).verdict == verdict
+def test_alike_is_an_interval_within_a_point(other, verdict):
+    assert claims.alike([("a", "b")], IEMOCAP)(runs_of(two(EMODB, HIGH, other))).verdict == verdict
+
+
+def test_alike_is_not_refuted_by_what_is_not_significant():
+    """Of eight comparisons one differs by chance, with an interval of its own beyond a point."""
+    once = [v - d for v, d in zip(HIGH, (0.04, 0.09, 0.05, 0.10, 0.06), strict=True)]
+    alone = runs_of(records(EMODB, "a", HIGH), records(EMODB, "c", once))
+    pairs = [("a", "c"), *(("a", f"b{k}") for k in range(7))]
+    assert claims.alike(pairs[:1], IEMOCAP)(alone).verdict == REFUTED
+    noisy = [records(EMODB, f"b{k}", [0.80, 0.70, 0.90, 0.75, 0.85]) for k in range(7)]
+    assert claims.alike(pairs, IEMOCAP)(runs_of(list(alone.records), *noisy)).verdict == OPEN
+
+
+def test_training_is_expedited_where_the_first_epochs_are_better():
+    made = runs_of(two(EMODB, HIGH, LOW))
+    assert claims.beats([("a", "b")], IEMOCAP, (statistics.EARLY,))(made).verdict == SUPPORTED
+
+
+def test_more_help_is_a_difference_of_gains():
+    answer = claims.helps_more([("a", "a, plain")], [("b", "b, plain")], IEMOCAP, BOTH)
+
+    def verdict(ours: list[float], others: list[float]) -> str:
+        plain = [records(EMODB, f"{system}, plain", LOW) for system in ("a", "b")]
+        return answer(runs_of(two(EMODB, ours, others), *plain)).verdict
+
+    less = [value - 0.15 for value in HIGH]
+    assert verdict(HIGH, [v + 0.01 for v in LOW]) == SUPPORTED  # both gain, one of them more
+    assert verdict(less, [0.9, 0.92, 0.95, 0.88, 0.93]) == REFUTED and verdict(HIGH, HIGH) == OPEN
+
+
+def test_the_hardest_class_has_the_lowest_recall():
+    made = runs_of(records(EMODB, "a", LOW, happy=0.1), records(EMODB, "b", LOW, happy=0.9))
+
+    def verdict(systems: Sequence[str], label: str) -> str:
+        others = [name for name in ("angry", "happy", "neutral", "sad") if name != label]
+        return claims.hardest(systems, label, others, IEMOCAP)(made).verdict
+
+    assert verdict(["a"], "happy") == SUPPORTED and verdict(["a"], "neutral") == REFUTED
+    assert verdict(["b"], "happy") == verdict(["a", "b"], "happy") == OPEN  # b recalls as many of happy as of sad
+    assert verdict(["a"], "calm") == NO_DATA
+
+
+@pytest.mark.parametrize(("training", "verdict"), [(0.95, SUPPORTED), (0.82, OPEN)])
+def test_overfitting_is_a_wider_gap_and_not_only_a_lower_accuracy(training, verdict):
+    answer, less = claims.overfits("a", "b", "FSDD"), [0.70, 0.72, 0.71, 0.69, 0.70]
+    finding = answer(runs_of(two("fsdd:digit", HIGH, less, training)))
+    assert finding.verdict == verdict and "training minus test accuracy, at the epoch" in finding.evidence
+    assert answer(runs_of()).verdict == NO_DATA
+
+
+FOUR = {"ased:gender": "VCTK", "emodb:emotion4": "IEMOCAP", "urbansound8k:sound": "Urban8K", "fsdd:digit": "FSDD"}
+NEAR = [0.60, 0.62, 0.61, 0.59, 0.60]
+
+
+def test_the_largest_lead_must_be_a_lead_and_larger_than_each_other():
+    answer = claims.most_on("Urban8K", ("a", "b"), list(FOUR.values()))
+
+    def verdict(urban: list[float], elsewhere: list[float], keys: Sequence[str] = tuple(FOUR)) -> str:
+        return answer(
+            runs_of(*(two(key, urban if key.startswith("urban") else elsewhere, LOW) for key in keys))
+        ).verdict
+
+    assert verdict(HIGH, NEAR) == SUPPORTED and verdict(NEAR, HIGH) == REFUTED
+    assert verdict([v - 0.1 for v in LOW], [0.1, 0.12, 0.11, 0.09, 0.1]) == OPEN  # a smaller loss is no lead
+    assert verdict(HIGH, NEAR, ["urbansound8k:sound"]) == NO_DATA
+    assert verdict(HIGH, NEAR, list(FOUR)[:3]) == OPEN  # FSDD may lie higher
+
+
+def test_little_data_is_the_corpus_with_the_fewest_training_clips():
+    made = runs_of(*(two(key, HIGH if key.startswith("emodb") else NEAR, LOW) for key in FOUR))
+    for key, clips in zip(FOUR, (900, 400, 1700, 1800), strict=True):
+        splits = {name: part | {"train": clips, "test": clips // 4} for name, part in CARDS[key]["splits"].items()}
+        made.grid.cards[key]["splits"] = splits
+    finding = claims.most_on(None, ("a", "b"), list(FOUR.values()))(made)
+    assert finding.verdict == SUPPORTED
+    assert finding.evidence.startswith("fewest training clips: emodb:emotion4 (400)")
+
+
+def read(monkeypatch, shares: dict[str, Sequence[float]]) -> Reading:
+    """A number of a probe, of these systems: one per fold."""
+
+    def looks(runs, probe, train, given, corpus, system):
+        numbers = enumerate(shares.get(system, []), start=1)
+        return [{"split": f"fold{k}", "seed": 0, "share": share} for k, share in numbers]
+
+    monkeypatch.setattr(claims.insight, "looks", looks)
+    return Reading(looks, "share", lambda result: result["share"])
+
+
+MOST = [0.90, 0.91, 0.89, 0.92, 0.90]
 
 
 @pytest.mark.parametrize(
-    "trained, untrained, verdict",
+    ("gain", "speed", "verdict"),
     [
-        (HIGH, LOW, claims.SUPPORTED),
-        (LOW, HIGH, claims.REFUTED),
-        (HIGH, HIGH[::-1], claims.OPEN),
-        (HIGH[:3], LOW[:3], claims.OPEN),
-        (HIGH, [], claims.NO_DATA),
+        (MOST, MOST, SUPPORTED),
+        (MOST, WORST, REFUTED),
+        (MOST, [0.2, 0.9, 0.5, 0.2, 0.9], OPEN),
+        (MOST, MOST[:3], OPEN),  # three networks are too few, whatever they show
+        (MOST, [], OPEN),
+        ([], [], NO_DATA),
     ],
 )
-def test_training_must_add_to_what_an_untrained_network_shows(trained, untrained, verdict, monkeypatch):
-    runs = perturbed(monkeypatch, {"capsules, gain": trained, "untrained, gain": untrained})
-    assert claims.more_than_untrained(("gain",), claims.probes.perturbed.two)(runs).verdict == verdict
+def test_a_share_is_above_a_bound_where_its_interval_is(gain, speed, verdict, monkeypatch):
+    answer = claims.above(["gain", "speed"], read(monkeypatch, {"gain": gain, "speed": speed}), 0.5, ["FSDD"])
+    finding = answer(runs_of(records("fsdd:digit", "gain", LOW)))
+    assert finding.verdict == verdict
+    assert not gain or "fsdd:digit: gain, share: 0.904 [0.890, 0.918], interval over 5 folds" in finding.evidence
 
 
-def test_a_claim_may_be_about_another_metric():
-    def made(system, values):
-        found = records("ased:gender", system, BASE)
-        return [r | {"test": r["test"] | {"weighted_accuracy": v}} for r, v in zip(found, values, strict=True)]
-
-    both = runs(made("caps", MUCH), made("att", BASE))
-    assert claims.higher("caps", ("att",), ("VCTK",), "weighted_accuracy")(both).verdict == claims.SUPPORTED
-    assert claims.higher("caps", ("att",), ("VCTK",))(both).verdict == claims.OPEN
-
-
-@pytest.mark.parametrize("training, verdict", [(0.95, claims.REFUTED), (0.6, claims.OPEN)])
-def test_who_lost_without_having_learnt_its_training_part_refutes_nothing(training, verdict):
-    both = runs(records("fsdd:digit", "caps", BASE, training), records("fsdd:digit", "att", MUCH))
-    found = claims.higher("caps", ("att",), ("FSDD",))(both)
-    assert found.verdict == verdict
-    assert ("but caps has not learnt its training part (0.60)" in found.evidence) == (verdict == claims.OPEN)
+@pytest.mark.parametrize(
+    ("ours", "others", "verdict"),
+    [
+        (MOST, WORST, SUPPORTED),
+        (WORST, MOST, REFUTED),
+        (MOST, MOST[::-1], OPEN),
+        (MOST[:3], WORST[:3], OPEN),
+        (MOST, [], NO_DATA),
+    ],
+)
+def test_a_number_of_a_probe_is_compared_like_a_metric(ours, others, verdict, monkeypatch):
+    answer = claims.probe_higher([("a", "b")], read(monkeypatch, {"a": ours, "b": others}), ["FSDD"])
+    finding = answer(runs_of(two("fsdd:digit", LOW, LOW)))
+    assert finding.verdict == verdict and (verdict == NO_DATA or "a - b, share: " in finding.evidence)
 
 
-def test_who_won_against_one_that_has_not_learnt_supports_nothing():
-    both = runs(records("fsdd:digit", "caps", MUCH), records("fsdd:digit", "att", BASE, 0.55))
-    assert claims.higher("caps", ("att",), ("FSDD",))(both).verdict == claims.OPEN
-
-
-@pytest.mark.parametrize(("papers", "names"), [(claims, {"P0"}), (claims_emotion, {"P1", "P2"})])
-def test_the_ledger_has_a_row_a_claim_and_known_verdicts_only(papers, names):
-    ledger, runs = claims.ledger("quick", papers.CLAIMS, papers.grids)
-    assert len(ledger) == len(papers.CLAIMS) >= 12 and set(ledger["paper"]) == names
-    assert set(ledger["verdict"]) <= {claims.SUPPORTED, claims.REFUTED, claims.OPEN, claims.NO_DATA}
-    assert len(runs.records) <= len(runs.grid)
+def test_a_paper_s_own_table_and_what_nobody_tried_need_no_runs():
+    right, wrong = (True, "1 is 1"), (False, "1 is not 2")
+    assert claims.printed(lambda: [right])(runs_of()).verdict == SUPPORTED
+    finding = claims.printed(lambda: [right, wrong])(runs_of())
+    assert (finding.verdict, finding.evidence) == (REFUTED, "1 is 1; 1 is not 2 (from the paper's own table)")
+    assert claims.untried("too large")(runs_of()) == claims.Finding(NO_DATA, "too large")
 
 
 def test_the_report_has_the_claims_of_every_paper(tmp_path, monkeypatch):
     monkeypatch.setattr(report.study, "reports", lambda: tmp_path)
     page = report.write_claims("quick").read_text(encoding="utf-8")
     rows = pd.read_csv(tmp_path / "quick" / "tables" / "claims.csv")
-    assert list(dict.fromkeys(rows["paper"])) == ["P0", "P1", "P2"]
-    assert f"of {sum(map(len, claims.grids('quick')))} runs have a record" in page
+    declared = {paper.key: len(paper.claims) for paper in papers.declared() if paper.claims}
+    assert rows["paper"].value_counts(sort=False).to_dict() == declared and list(declared) == ["P0", "P1", "P2"]
+    assert set(rows["verdict"]) <= {SUPPORTED, REFUTED, OPEN, NO_DATA}
+    runs = sum(len(grid) for paper in papers.declared() for grid in paper.grids("quick"))
+    assert f"of {runs} runs have a record" in page

@@ -15,8 +15,7 @@ from IPython.display import HTML
 from capslib import statistics
 from capslib.errors import CapslibError, choose
 from capslib.published import values
-from capslib.statistics import NOT_YET, Interval
-from capslib.statistics_emotion import metric_of
+from capslib.statistics import NOT_YET, Interval, metric_value
 from capslib.study import Runs
 from capslib.tables.data import evidence, source_note
 from capslib.tables.style import NOT_AVAILABLE, show, titled
@@ -162,7 +161,7 @@ def _value(records: Sequence[dict], metric: str) -> Value:
     if label == metric:
         return statistics.cell(records, metric)
     label = next((name for name in records[0]["classes"] if name.lower() == label.lower()), label)
-    recalls = [record | {"test": {metric: metric_of(record, f"recall of {label}")}} for record in records]
+    recalls = [record | {"test": {metric: metric_value(record, f"recall of {label}")}} for record in records]
     known = [record for record in recalls if not np.isnan(record["test"][metric])]
     return statistics.cell(known, metric) if known else None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML
 
-from capslib import corpora, paths
+from capslib import corpora
 from capslib.corpora import Corpus
 from capslib.study import Runs
 from capslib.tables.style import NOT_AVAILABLE, show
@@ -31,21 +31,22 @@ def source_note(records: Iterable[dict]) -> str:
     return "; ".join(notes)
 
 
-def roles(cards: Mapping[str, dict]) -> pd.DataFrame:
+def roles(papers: Iterable, cards: Mapping[str, dict]) -> pd.DataFrame:
     """Which recordings stand in a run for each corpus of the papers.
 
     Args:
+        papers: as ``capslib.papers.declared`` gives them.
         cards: of the corpora in use, by key (see ``Corpus.card``).
     Returns:
         Columns paper, corpus, task, in this run, evidence, how to get it; one row per corpus of the papers.
     """
-    wanted = pd.read_csv(paths.root() / "data" / "roles.csv", dtype=str, keep_default_na=False)
     used = {card["role"]: (key, evidence(card)) for key, card in cards.items()}
     rows = []
-    for _, row in wanted.iterrows():
-        key, kind = used.get(f"{row['paper']} {row['corpus']}", ("", NOT_AVAILABLE))
-        facts = {"in this run": key, "evidence": kind, "how to get it": row["how"]}
-        rows.append({**row[["paper", "corpus", "task"]], **facts})
+    for paper in papers:
+        for role in paper.corpora:
+            key, kind = used.get(f"{paper.key} {role.corpus}", ("", NOT_AVAILABLE))
+            row = {"paper": paper.key, "corpus": role.corpus, "task": role.task, "in this run": key, "evidence": kind}
+            rows.append(row | {"how to get it": role.how_to_get})
     return pd.DataFrame(rows)
 
 

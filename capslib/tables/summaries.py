@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from capslib import statistics
-from capslib.statistics import NOT_YET
-from capslib.statistics_emotion import METRICS
+from capslib.statistics import METRICS, NOT_YET
 from capslib.study import Runs
 from capslib.tables.style import title
 

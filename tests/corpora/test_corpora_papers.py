@@ -5,7 +5,7 @@ import soundfile
 import trees
 from trees import layouts
 
-from capslib import corpora, tables
+from capslib import corpora, papers, tables
 from capslib.corpora import iemocap, vctk
 from capslib.errors import CapslibError
 
@@ -365,7 +365,9 @@ def test_the_papers_corpora_fill_their_roles_where_they_are_at_hand(data_folder)
     trees.emodb(data_folder / "emodb")
     keys = corpora.at_hand(embedded=False)
     assert keys == ["ased:gender", "emodb:emotion4", "iemocap:emotion4", "vctk:gender"]
-    roles = tables.roles({key: corpora.load(key).card() for key in keys}).set_index(["paper", "corpus"])
+    roles = tables.roles(papers.declared(), {key: corpora.load(key).card() for key in keys}).set_index(
+        ["paper", "corpus"]
+    )
     for corpus, key in (("IEMOCAP", "iemocap:emotion4"), ("VCTK", "vctk:gender")):
         assert roles.loc[("P0", corpus), "in this run"] == key
         assert roles.loc[("P0", corpus), "evidence"] == "same corpus, incomplete"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from synthetic_records import EMODB, EMOTIONS, records
+from fabricated import EMODB, EMOTIONS, records
 
 from capslib import claims, claims_emotion, corpora, models, paths, probes, recipes, study, training
 from capslib.errors import CapslibError

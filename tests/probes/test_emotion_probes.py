@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from synthetic_records import EMODB, EMOTIONS
+from fabricated import EMODB, EMOTIONS
 from torch import nn
 
 from capslib import models, probes, training

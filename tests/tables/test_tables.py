@@ -2,10 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from synthetic_records import CARDS, EMODB, HIGH, LOW, RAVDESS, records, runs_of
+from capslib.statistics_emotion import paired
+from fabricated import CARDS, EMODB, HIGH, LOW, RAVDESS, records, runs_of
 
 from capslib import study, tables
-from capslib.statistics_emotion import paired
 
 
 def test_cells_can_be_bold(tmp_path):

@@ -1,0 +1,132 @@
+"""What P1's and P2's printed numbers imply about one another, computed from ``data/published.csv`` without any run.
+
+A share of n utterances can only be k / n, so a row of shares with four digits leaves few n open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from capslib.claims import OPEN, REFUTED, Finding
+from capslib.papers.p2_tables import EMOTIONS
+from capslib.published import values
+from capslib.statistics import METRICS
+from capslib.study import Runs
+
+# Half a unit of rounding, and half of one more: some rows were made to sum to 100.00.
+TOLERANCE = 1.0001e-4
+MATRICES = {"CNN_SeqCap": "Table VI", "CNN_RecCap": "Table VII"}
+
+
+def fitting_totals(shares: Sequence[float], most: int, tolerance: float = TOLERANCE) -> list[int]:
+    """Numbers of utterances, up to ``most``, whose whole counts can give these shares.
+
+    Args:
+        shares: of one true class, predicted as each class; they sum to one.
+        most: utterances there are.
+        tolerance: largest distance of a printed share from the real one.
+    """
+    totals = []
+    for total in range(1, most + 1):
+        least = [math.ceil(total * (share - tolerance)) for share in shares]
+        largest = [math.floor(total * (share + tolerance)) for share in shares]
+        fits = all(a <= b for a, b in zip(least, largest, strict=True))
+        if fits and sum(least) <= total <= sum(largest):
+            totals.append(total)
+    return totals
+
+
+def tested_totals() -> dict[str, dict[str, list[int]]]:
+    """Test utterances that fit P2's Tables VI and VII, by emotion and system, at most as many as IEMOCAP has.
+
+    One run is assumed, each utterance tested once: P2's matrices are P1's, which has no seeds.
+    """
+    sizes = values("P2", "Table III")
+    return {
+        emotion: {
+            system: fitting_totals(
+                [values("P2", table)[emotion, predicted, "confusion"] for predicted in EMOTIONS],
+                int(sizes["Utt #", emotion, "utterances"]),
+            )
+            for system, table in MATRICES.items()
+        }
+        for emotion in EMOTIONS
+    }
+
+
+def totals() -> pd.DataFrame:
+    """``tested_totals`` as a table, one row per emotion."""
+    sizes = values("P2", "Table III")
+
+    def listed(numbers: Sequence[int]) -> str:
+        return ", ".join(map(str, numbers)) or "none"
+
+    return pd.DataFrame(
+        {"emotion": emotion, "in IEMOCAP": f"{sizes['Utt #', emotion, 'utterances']:.0f}"}
+        | {f"fit {system}": listed(numbers) for system, numbers in fitting.items()}
+        | {"in common": listed(sorted(set.intersection(*map(set, fitting.values()))))}
+        for emotion, fitting in tested_totals().items()
+    )
+
+
+def tested_apart() -> list[str]:
+    """Emotions of which the two systems cannot have been tested on equally many utterances."""
+    return [
+        emotion
+        for emotion, fitting in tested_totals().items()
+        if all(fitting.values()) and not set.intersection(*map(set, fitting.values()))
+    ]
+
+
+def accuracies(sizes: Sequence[int]) -> pd.DataFrame:
+    """Which WA of P2's Tables IV and V can be a share of so many utterances.
+
+    Args:
+        sizes: numbers of test utterances to try.
+    """
+    rows = []
+    for table in ("Table IV", "Table V"):
+        for (system, column, metric), share in values("P2", table).items():
+            if metric != "WA" or system in ("CNN", "CNN_LSTM"):  # quoted with three digits
+                continue
+            row = {"table": table, "system": system, "": column if column != metric else "", "WA": f"{100 * share:.2f}"}
+            for size in sizes:
+                right = round(share * size)
+                row[f"of {size:,}"] = f"{right}" if abs(right / size - share) <= 5.0001e-5 else ""
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def same_utterances(_: Runs) -> Finding:
+    """Whether P2's matrices of CNN_SeqCap and CNN_RecCap can come from the same test utterances."""
+
+    def first(numbers: Sequence[int], most: int = 3) -> str:
+        return ", ".join([*map(str, numbers[:most]), *["..."] * (len(numbers) > most)]) or "none"
+
+    words = [f"{emotion}: {' against '.join(map(first, by.values()))}" for emotion, by in tested_totals().items()]
+    condition = "if each is of one run, numbers of test utterances that fit Table VI against Table VII"
+    evidence = f"{condition}: {'; '.join(words)} (from the paper's own tables)"
+    return Finding(REFUTED if tested_apart() else OPEN, evidence)
+
+
+def gains(systems: Sequence[str], others: Sequence[str]) -> Iterator[tuple[bool, str]]:
+    """Whether in P2's Table IV each of some systems gains more from the curriculum than each of others, by metric."""
+    table = values("P2", "Table IV")
+    for metric in METRICS:
+        gain = {s: table[s, "curriculum", metric] - table[s, "no curriculum", metric] for s in (*others, *systems)}
+        words = ", ".join(f"{system} {100 * value:+.2f}" for system, value in gain.items())
+        yield min(gain[s] for s in systems) > max(gain[s] for s in others), f"{metric}: {words}"
+
+
+def quoted_gains() -> Iterator[tuple[bool, str]]:
+    """Whether the gains that P2 quotes over CNN_GRU are differences of its Table V, gain by gain."""
+    table = values("P2", "Table V")
+    for (row, column, words), quoted in values("P2", "text VI-F").items():
+        if column == "over CNN_GRU" and words.endswith(" gain"):
+            metric = words.removesuffix(" gain")
+            gain = table[row, metric, metric] - table["CNN_GRU", metric, metric]
+            agrees = abs(gain - quoted) < 5e-5
+            yield agrees, f"{row} {metric} {100 * quoted:.2f} quoted, {100 * gain:.2f} subtracted"
