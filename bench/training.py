@@ -69,7 +69,9 @@ class EinsumRouting(nn.Module):
         self,
         u: Tensor,
         weight: Tensor,
+        *,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         prior: Tensor | None = None,
         return_coupling: bool = False,
     ) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class AttentionPooling(nn.Module):
     """Weighted mean over time; the weights are a softmax over the valid steps' scores.
 
-    Source: the attention of Mirsamadi et al. 2017 (P0's reference for its ATT baseline): one learned vector scores the steps.
+    Source: Mirsamadi et al. 2017, P0's reference for its ATT baseline: one learned vector scores the steps.
 
     Args:
         in_features: F.
@@ -20,10 +20,10 @@ class AttentionPooling(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B, T) -> (B, F) and the weights, (B, T), zero where ``mask`` is False."""
-        scores = self.score(x).squeeze(-1).masked_fill(~mask, float("-inf"))
-        none = ~mask.any(-1, keepdim=True)
+        scores = self.score(x).squeeze(-1).masked_fill(~mask, float("-inf"))  # (B, T)
+        none = ~mask.any(-1, keepdim=True)  # a softmax over minus infinity alone is not a number
         weights = scores.masked_fill(none, 0.0).softmax(-1).masked_fill(~mask, 0.0)
-        return (weights.unsqueeze(1) @ x).squeeze(1), weights
+        return (weights.unsqueeze(1) @ x).squeeze(1), weights  # (B, 1, T) @ (B, T, F)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from inspect import signature
-
 import torch
 from torch import Tensor, nn
 
+from capslib.layers.arguments import check_sizes
 from capslib.layers.routing import DynamicRouting
 
 
 class CapsuleLayer(nn.Module):
-    """Fully connected capsules: every input vector votes for every output capsule, and routing weighs the votes.
+    """Fully connected capsules: every input vector votes for every output capsule, and routing weights the votes.
 
     Source: Sabour et al. 2017, section 2; over the steps of a recurrent network, P0 section 4.
 
@@ -19,16 +18,16 @@ class CapsuleLayer(nn.Module):
         in_features: size of an input vector, F.
         out_capsules: J, the classes in a last layer.
         out_features: size of an output capsule, D (16 in P0).
-        num_iterations: passes of dynamic routing (default 3), see ``route``; ignored when ``routing`` is given.
-        in_capsules: number of inputs I if each has its own matrices; None (default) shares them among all inputs, so
-            that any number of steps goes in. Shared matrices are kept as ``weight`` (J, F, D), own ones as (I, J, D, F).
-        init_gain: factor on Glorot's range at the start. The sum over hundreds of steps saturates ``squash`` at 1.0, and
-            nothing is learned; 0.1 (default) trained at once on the validation parts of four corpora.
+        num_iterations: iterations of dynamic routing (default 3), see ``route``; ignored when ``routing`` is given.
+        in_capsules: number of inputs I for unshared weights, ``weight`` (I, J, D, F); None (default) shares the weight
+            (J, F, D) among all inputs, so that any number of steps goes in.
+        init_gain: factor on Glorot's range at the start. With 1.0 the sum over hundreds of steps saturates ``squash``,
+            and nothing is learned; 0.1 (default) trained at once on the validation parts of four corpora.
         bias: add a learned vector of each output capsule to every vote for it (default no: P0 has none; P2 equation 3).
         prior: start the routing logits from a learned value of each output capsule (default no).
-        routing: another rule with the signature of ``DynamicRouting``.
+        routing: another rule, see ``ROUTINGS``; default ``DynamicRouting``.
     Raises:
-        ValueError: if a size is below one, or ``bias`` is asked of a rule that has none.
+        ValueError: if a size is below 1; when called, if shapes do not fit.
 
     Example:
         >>> layer = CapsuleLayer(in_features=256, out_capsules=10, out_features=16)
@@ -51,9 +50,7 @@ class CapsuleLayer(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"in_features": in_features, "out_capsules": out_capsules, "out_features": out_features}
-        for name, size in (sizes if in_capsules is None else sizes | {"in_capsules": in_capsules}).items():
-            if size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
+        check_sizes(**sizes, in_capsules=in_capsules)
         if in_capsules is None:
             self.weight = nn.Parameter(torch.empty(out_capsules, in_features, out_features))
         else:
@@ -61,13 +58,11 @@ class CapsuleLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_capsules, out_features)) if bias else None
         self.prior = nn.Parameter(torch.zeros(out_capsules)) if prior else None
         self.routing = routing if routing is not None else DynamicRouting(num_iterations)
-        if bias and "bias" not in signature(self.routing.forward).parameters:
-            raise ValueError(f"bias=True: {type(self.routing).__name__} adds no bias to votes; leave it out")
         self.init_gain = init_gain
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot's uniform range for one in_features x out_features matrix, times ``init_gain``."""
+        """Glorot's uniform range for a matrix of in_features x out_features, times ``init_gain``."""
         fan = self.weight.shape[-2] + self.weight.shape[-1]
         limit = self.init_gain * (6.0 / fan) ** 0.5
         nn.init.uniform_(self.weight, -limit, limit)
@@ -79,18 +74,19 @@ class CapsuleLayer(nn.Module):
         Args:
             u: (B, I, in_features).
             mask: True at valid inputs, (B, I); a clip padded in a batch gives the same capsules as alone.
-            return_coupling: also return how the inputs were coupled, (B, I, out_capsules).
+            return_coupling: also return the coupling of the inputs, (B, I, out_capsules).
         Returns:
             (B, out_capsules, out_features); a capsule's length (``v.norm(dim=-1)``) lies in [0, 1).
         """
-        bias = {} if self.bias is None else {"bias": self.bias}  # not every rule knows one
-        return self.routing(u, self.matrices, mask=mask, prior=self.prior, return_coupling=return_coupling, **bias)
+        options = {"bias": self.bias, "prior": self.prior, "return_coupling": return_coupling}
+        return self.routing(u, self.matrices, mask=mask, **options)
 
     @property
     def matrices(self) -> Tensor:
-        """As ``route`` takes them: (J, F, D), or (I, J, F, D)."""
+        """The weight as ``route`` takes it: (J, F, D), or (I, J, F, D)."""
         return self.weight if self.weight.dim() == 3 else self.weight.transpose(-1, -2)
 
     def extra_repr(self) -> str:
-        *own, J, F, D = self.matrices.shape
-        return f"in_features={F}, out_capsules={J}, out_features={D}, in_capsules={own[0] if own else None}"
+        *unshared, J, F, D = self.matrices.shape
+        in_capsules = unshared[0] if unshared else None
+        return f"in_features={F}, out_capsules={J}, out_features={D}, in_capsules={in_capsules}"

@@ -1,15 +1,15 @@
-# ruff: noqa: ANN001, ANN201 (arguments of kernels are pointers and numbers of Triton's own types; only constants are annotated)
+# ruff: noqa: ANN001, ANN201 (arguments of kernels are Triton's pointers and numbers; only constants are annotated)
 """Dynamic routing on a CUDA device in Triton kernels that never write the votes to memory.
 
-Every pass forms the votes of a tile in registers and sums what it needs of them; passes share only the tiny capsules V
-(B, J, D), the sum of the earlier passes' outputs: the logits of a pass are prior + votes . V (Sabour et al. 2017,
-procedure 1, unrolled). Kept for the gradient are the couplings, (B, I, J) a pass. Two forms, by the weight:
+Every iteration forms the votes of a tile in registers and sums what it needs of them; iterations share only the tiny
+capsules V (B, J, D), the sum of the earlier outputs: the logits of an iteration are prior + votes . V (Sabour et al.
+2017, procedure 1, unrolled). The couplings, (B, I, J) per iteration, are saved for the gradient. There are two forms:
 
-    own     (I, J, F, D): a program takes a tile of the batch and some inputs; votes = u W in registers.
-    shared  (J, F, D): the keys V go through W first, so that logits = u (W V) and s = (sum of coupled u) W.
+    unshared  (I, J, F, D): a program takes a tile of the batch and some inputs; votes = u W in registers.
+    shared    (J, F, D): the keys V go through W first, so that logits = u (W V) and s = (sum of coupled u) W.
 
-Each program writes its own partial sum, and the next kernel adds them in a fixed order: no atomics, so two runs give the
-same bits. Letters as in ``capslib.layers.routing``; K counts the (coefficient, key) pairs of the gradient, see
+Each program writes a partial sum, and the next kernel adds them in a fixed order: no atomics, so two runs give the same
+bits. Letters as in ``capslib.layers.routing``; K counts the (coefficient, key) pairs of the gradient, see
 ``kernels_backward``. Sums are float32 (float64 for float64 inputs, which only the interpreter takes).
 """
 
@@ -29,11 +29,12 @@ except ImportError:  # a machine without Triton still imports this module, and `
     triton = None
 
 from capslib.layers import kernels_backward
+from capslib.layers.arguments import check_routing, check_sizes
 from capslib.layers.kernels_backward import collect, fold_pass, kernel, project, vote_pass
 
 LARGEST = 2**31 - 1  # offsets are 32-bit
-SHARED_MEMORY = 200_000  # bytes a block that the largest tile needs: compute capability 9.0 and 10.0 have them, 8.x not
-PROGRAMS = 256  # a pass is split until at least so many programs share it; the last launch, until twice as many do
+SHARED_MEMORY = 200_000  # bytes per block for the largest tile: compute capability 9.0 and 10.0 have them, 8.x not
+PROGRAMS = 256  # at least so many share an iteration where it can be split, and twice as many the last launch
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class Blocks:
 
     J: int  # output capsules, padded to a power of two
     D: int
-    F: int  # shared: the whole padded F; own: the part of F in one product
-    rows: int  # own: clips a tile; shared: inputs a tile
-    steps: int  # own: inputs a program; shared: tiles a program; a power of two, so that few variants are compiled
+    F: int  # shared: the whole padded F; unshared: the part of F in one product
+    rows: int  # unshared: clips per tile; shared: inputs per tile
+    steps: int  # unshared: inputs per program; shared: tiles per program; a power of two, to compile few variants
     splits: int  # partial sums
     warps: int
-    gradient_F: int  # own: the part of F in one program of the last launch
-    gradient_steps: int  # own: tiles of 16 clips in one program of the last launch
-    gradient_splits: int  # own: partial sums of the weight's gradient
+    gradient_F: int  # unshared: the part of F in one program of the last launch
+    gradient_steps: int  # unshared: tiles of 16 clips in one program of the last launch
+    gradient_splits: int  # unshared: partial sums of the weight's gradient
 
 
 def power(n: int) -> int:
@@ -63,7 +64,7 @@ def power(n: int) -> int:
 
 
 def share(units: int, programs: int) -> int:
-    """Units of work a program: the largest power of two that leaves at least ``programs`` programs, or 1."""
+    """Units of work per program: the largest power of two that leaves at least ``programs`` programs, or 1."""
     return 1 << max(units // programs, 1).bit_length() - 1
 
 
@@ -104,21 +105,21 @@ def blocks(B: int, I: int, F: int, J: int, D: int, shared: bool) -> Blocks:
 def finish(
     partial, count, total, weight, bias, before, s, v, after, folded, folded0,
     B, splits, total_b, w_j, w_f, w_d, bias_b, bias_j, bias_d, before_b, after_b, folded_b, folded0_b,
-    LAST: tl.constexpr, SHARED: tl.constexpr, KEEP: tl.constexpr, KEYED: tl.constexpr, BIASED: tl.constexpr,
+    LAST: tl.constexpr, SHARED: tl.constexpr, SAVE: tl.constexpr, KEYED: tl.constexpr, BIASED: tl.constexpr,
     F: tl.constexpr, J: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BF: tl.constexpr, BD: tl.constexpr,
     ACC: tl.constexpr, TINY: tl.constexpr,
 ):  # fmt: skip
-    """End a pass at one (b, j): add the partial sums to s, squash it to v, and make the next pass's keys."""
+    """End an iteration at one (b, j): add the partial sums to s, squash it to v, and write the next keys."""
     b = tl.program_id(0)
     j = tl.program_id(1)
     d = tl.arange(0, BD)
     x = collect(
         partial, count, total, weight, bias, b, j, B, splits, total_b, w_j, w_f, w_d, bias_b, bias_j, bias_d,
-        SHARED, KEEP, BIASED, F, J, D, SPLITS, BF, BD, ACC,
+        SHARED, SAVE, BIASED, F, J, D, SPLITS, BF, BD, ACC,
     )  # fmt: skip
     square = tl.sum(x * x, 0)
     out = x * (square / ((1.0 + square) * tl.sqrt(square + TINY)))
-    if KEEP:
+    if SAVE:
         tl.store(s + (b * J + j) * D + d, x, mask=d < D)
     if LAST:
         tl.store(v + (b * J + j) * D + d, out, mask=d < D)
@@ -135,16 +136,16 @@ def finish(
 
 @dataclass
 class Plan:
-    """The tensors of one call: inputs, what passes leave for the gradient, and how the kernels are launched on them."""
+    """The tensors of one call, inputs and what is saved for the gradient, and how the kernels are launched on them."""
 
     u: Tensor  # (B, I, F)
     weight: Tensor  # (J, F, D) or (I, J, F, D)
     bias: Tensor | None  # (J, D) or (B, J, D)
     prior: Tensor | None
     mask: Tensor | None  # (B, I)
-    passes: int
-    full: bool  # every pass is kept, for a gradient through all of them; else only the last
-    kept: bool  # something is kept
+    iterations: int
+    full: bool  # every iteration is saved, for a gradient through all of them; else only the last
+    saved: bool  # something is saved
     buffers: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
@@ -154,7 +155,7 @@ class Plan:
         self.sizes = B, I, F, J, D
         self.blocks = blocks(B, I, F, J, D, self.shared)
         wide = {"dtype": torch.float64 if u.dtype == torch.float64 else torch.float32, "device": u.device}
-        K = 2 * self.passes - 1 if self.full else 1
+        K = 2 * self.iterations - 1 if self.full else 1
         self.K = K
         self.wide = wide
         if not self.buffers:
@@ -163,7 +164,7 @@ class Plan:
             self.buffers = (
                 torch.empty(B, I, K, J, **wide),
                 torch.empty(B, slots, J, D, **wide),
-                torch.empty(self.passes if self.full else 1, B, J, D, **wide),
+                torch.empty(self.iterations if self.full else 1, B, J, D, **wide),
                 torch.empty(B, slots, J, F, **wide) if self.shared else none,
                 torch.empty(B, slots, J, **wide) if self.shared else none,
                 torch.empty(B, K, J, F, **wide) if self.shared else none,
@@ -171,8 +172,7 @@ class Plan:
         self.coefficients, self.keys, self.s, self.folded, self.folded0, self.total = self.buffers
         self.partial = torch.empty(self.blocks.splits, B, J, F if self.shared else D, **wide)
         self.count = torch.empty(self.blocks.splits, B, J, **wide)
-        own = () if self.shared else (weight.stride(0),)
-        self.weight_strides = (*own, *weight.stride()[-3:])
+        self.weight_strides = weight.stride()
         self.bias_strides = (0, 0, 0) if self.bias is None else ((0,) * (3 - self.bias.dim()) + self.bias.stride())
         self.mask_strides = (0, 0) if self.mask is None else self.mask.stride()
         self.prior_strides = (0, 0, 0) if self.prior is None else self.prior.expand(B, I, J).stride()
@@ -181,16 +181,18 @@ class Plan:
         self.TINY = torch.finfo(wide["dtype"]).tiny ** 0.5  # as in ``squash``
 
     def slot(self, t: int) -> int:
-        """Where pass t keeps its coupling and the gradient of its s."""
+        """The slot of iteration t's coupling and of the gradient of its s."""
         return t - 1 if self.full else 0
 
     def key_slot(self, t: int) -> int:
-        """Where the sum of the first t outputs lies; without a full gradient two places in turn, so that none is read
-        and written by one launch."""
-        return self.passes + t - 1 if self.full else 1 + t % 2
+        """The slot of the sum of the first t outputs.
+
+        Without a full gradient there are two in turn, so that none is read and written by one launch.
+        """
+        return self.iterations + t - 1 if self.full else 1 + t % 2
 
     def run(self, key: int | None, coefficient: Tensor, coupling: Tensor | None = None) -> None:
-        """One pass over the inputs, with the keys in slot ``key``: forward, or backward if a coupling (B, I, J) is given."""
+        """One pass over the inputs with the keys in slot ``key``; backward if a coupling (B, I, J) is given."""
         B, I, F, J, D = self.sizes
         size = self.blocks
         spare = self.keys
@@ -227,13 +229,13 @@ class Plan:
         )  # fmt: skip
 
     def ends(self) -> dict[str, Any]:
-        """Sizes and flags of the kernels that end a pass, forward or backward."""
+        """Sizes and flags of the kernels that end an iteration, forward or backward."""
         _, _, F, J, D = self.sizes
         splits = power(self.blocks.splits)
         part = min(power(F), max(8192 // max(splits, self.blocks.D), 1))
         return {
-            "SHARED": self.shared, "BIASED": self.bias is not None, "F": F, "J": J, "D": D, "SPLITS": splits, "BF": part,
-            "BD": self.blocks.D, "ACC": self.ACC, "TINY": self.TINY,
+            "SHARED": self.shared, "BIASED": self.bias is not None, "F": F, "J": J, "D": D, "SPLITS": splits,
+            "BF": part, "BD": self.blocks.D, "ACC": self.ACC, "TINY": self.TINY,
         }  # fmt: skip
 
 
@@ -241,7 +243,7 @@ class _Routed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None,
-        passes: int, full: bool, kept: bool,
+        iterations: int, full: bool, saved: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         (B, I, _), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
         v = u.new_empty(B, J, D)
@@ -252,10 +254,10 @@ class _Routed(torch.autograd.Function):
             ctx.save_for_backward(u, weight, bias, prior, mask)
         else:
             with torch.cuda.device_of(u):
-                plan = Plan(u, weight, bias, prior, mask, passes, full, kept)
+                plan = Plan(u, weight, bias, prior, mask, iterations, full, saved)
                 coupling = _forward(plan, v).to(u.dtype)
-            ctx.plan = passes, full, kept
-            if kept:
+            ctx.plan = iterations, full, saved
+            if saved:
                 ctx.save_for_backward(u, weight, bias, prior, mask, *plan.buffers)
         ctx.mark_non_differentiable(coupling)
         return v, coupling
@@ -274,11 +276,12 @@ class _Routed(torch.autograd.Function):
 
 
 def _forward(plan: Plan, v: Tensor) -> Tensor:
-    """All passes; fills ``v`` and returns the last coupling, (B, I, J)."""
+    """All iterations; fills ``v`` and returns the last coupling, (B, I, J)."""
     B, _, _, J, _ = plan.sizes
     spare = plan.keys
-    for t in range(1, plan.passes + 1):
-        last, keyed = t == plan.passes, t > 1
+    bias = spare if plan.bias is None else plan.bias
+    for t in range(1, plan.iterations + 1):
+        last, keyed = t == plan.iterations, t > 1
         here, before = plan.slot(t), plan.key_slot(t - 1)
         plan.run(before if keyed else None, plan.coefficients[:, :, here])
         after = spare if last else plan.keys[:, plan.key_slot(t)]
@@ -288,12 +291,12 @@ def _forward(plan: Plan, v: Tensor) -> Tensor:
         folded0 = plan.folded0[:, plan.key_slot(t)] if folds else spare
         total = plan.total[:, here] if plan.shared else spare
         finish[(B, J)](
-            plan.partial, plan.count, total, plan.weight, spare if plan.bias is None else plan.bias, earlier, plan.s[here], v,
-            after, folded, folded0, B, plan.blocks.splits, total.stride(0), *plan.weight_strides[-3:], *plan.bias_strides,
-            earlier.stride(0), after.stride(0), folded.stride(0), folded0.stride(0), LAST=last, KEEP=plan.kept, KEYED=keyed,
-            **plan.ends(),
+            plan.partial, plan.count, total, plan.weight, bias, earlier, plan.s[here], v, after, folded, folded0,
+            B, plan.blocks.splits, total.stride(0), *plan.weight_strides[-3:], *plan.bias_strides,
+            earlier.stride(0), after.stride(0), folded.stride(0), folded0.stride(0),
+            LAST=last, SAVE=plan.saved, KEYED=keyed, **plan.ends(),
         )  # fmt: skip
-    return plan.coefficients[:, :, plan.slot(plan.passes)]
+    return plan.coefficients[:, :, plan.slot(plan.iterations)]
 
 
 def _refusal(u: Tensor, weight: Tensor) -> str | None:
@@ -306,7 +309,8 @@ def _refusal(u: Tensor, weight: Tensor) -> str | None:
     if weight.dim() == 3 and (F > 512 or max(power(J), 16) * power(F) > 16384):
         return f"{J} shared matrices for inputs of {F} numbers, the kernels hold 32 x 512 (or 64 x 256, ...)"
     if weight.dim() == 4 and (F > 1024 or max(power(J), 2) * max(power(D), 2) > 512):
-        return f"{J} output capsules of {D} numbers from inputs of {F}, the kernels hold 512 numbers (padded to powers of two) and F = 1024"
+        held = "512 numbers (padded to powers of two) and F = 1024"
+        return f"{J} output capsules of {D} numbers from inputs of {F}, the kernels hold {held}"
     if any(sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True)) > LARGEST for x in (u, weight)):
         return "u or weight spans more than 2**31 numbers"
     return None
@@ -342,11 +346,11 @@ def routed(
     Args:
         u: input capsules, (B, I, F), any strides; float32, float16 or bfloat16 (float64 in the interpreter only).
         weight: (J, F, D) or (I, J, F, D), any strides; may differ from ``u`` in dtype, as under autocast.
-        num_iterations: passes, at least 1 (default 3).
+        num_iterations: routing iterations, at least 1 (default 3).
         bias: added to every vote, (J, D) or (B, J, D).
         mask: True at valid input capsules, (B, I); what stands at others is not read.
         prior: initial logits, broadcastable to (B, I, J).
-        detach_iterations: take the last coupling as a constant in the gradient (default False: through every pass).
+        detach_iterations: take the last coupling as a constant in the gradient (default no: through every iteration).
     Returns:
         Output capsules (B, J, D) and the last coupling (B, I, J), without a gradient, both of ``u``'s dtype.
     Raises:
@@ -354,23 +358,14 @@ def routed(
     """
     if triton is None:
         raise ValueError("Triton is not installed: use route, which falls back to torch")
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations={num_iterations}: routing needs at least one pass")
-    own = weight.shape[:-3] == u.shape[1:2]
-    if u.dim() != 3 or weight.dim() not in (3, 4) or weight.shape[-2] != u.shape[-1] or (weight.dim() == 4 and not own):
-        raise ValueError(
-            f"u {tuple(u.shape)} and weight {tuple(weight.shape)} do not fit: expected (B, I, F) with (J, F, D) or (I, J, F, D)"
-        )
-    (B, I, _), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
-    if bias is not None and bias.shape not in ((J, D), (B, J, D)):
-        raise ValueError(f"bias {tuple(bias.shape)} does not fit: expected {(J, D)} or {(B, J, D)}")
-    if mask is not None and mask.shape != (B, I):
-        raise ValueError(f"mask {tuple(mask.shape)} does not fit u {tuple(u.shape)}: expected {(B, I)}")
+    check_sizes(num_iterations=num_iterations)
+    check_routing(u, weight, mask, bias, prior)
     refusal = _refusal(u, weight)
-    if refusal is None and B * I * J * (2 * num_iterations - 1) > LARGEST:
-        refusal = "couplings of all passes span more than 2**31 numbers"
+    couplings = u.shape[0] * u.shape[1] * weight.shape[-3]
+    if refusal is None and couplings * (2 * num_iterations - 1) > LARGEST:
+        refusal = "couplings of all iterations span more than 2**31 numbers"
     if refusal is not None:
         raise ValueError(f"{refusal}: use route, which falls back to torch")
     inputs = [x for x in (u, weight, bias, prior) if x is not None]
-    kept = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    return _Routed.apply(u, weight, bias, prior, mask, num_iterations, kept and not detach_iterations, kept)
+    saved = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return _Routed.apply(u, weight, bias, prior, mask, num_iterations, saved and not detach_iterations, saved)

@@ -1,9 +1,10 @@
-# ruff: noqa: ANN001, ANN201 (arguments of kernels are pointers and numbers of Triton's own types; only constants are annotated)
+# ruff: noqa: ANN001, ANN201 (arguments of kernels are Triton's pointers and numbers; only constants are annotated)
 """The gradient of routing by hand, for ``capslib.layers.kernels``, and what its kernels share with the forward ones.
 
-With a the logits, c their softmax and q the votes, pass t leaves behind
+With a the logits, c their softmax and q the votes, iteration t leaves behind
 
-    ds^t = squash'(s^t) dv^t,   da^t = softmax'(c^t) (mask * q . ds^t),   dV^{t-1} = sum_i da^t q,   dv^{t-1} = sum_{t' >= t} dV^{t'-1}
+    ds^t = squash'(s^t) dv^t,       da^t = softmax'(c^t) (mask * q . ds^t),
+    dV^{t-1} = sum_i da^t q,        dv^{t-1} = sum_{t' >= t} dV^{t'-1}
 
 so the votes' gradient is a sum of products of a coefficient (B, I, K, J) and a key (B, K, J, D) that needs no votes:
 
@@ -35,10 +36,10 @@ def kernel(function: Callable[..., Any]) -> Any:
 @kernel
 def collect(
     partial, count, total, weight, bias, b, j, B, splits, total_b, w_j, w_f, w_d, bias_b, bias_j, bias_d,
-    SHARED: tl.constexpr, KEEP: tl.constexpr, BIASED: tl.constexpr, F: tl.constexpr, J: tl.constexpr, D: tl.constexpr,
+    SHARED: tl.constexpr, SAVE: tl.constexpr, BIASED: tl.constexpr, F: tl.constexpr, J: tl.constexpr, D: tl.constexpr,
     SPLITS: tl.constexpr, BF: tl.constexpr, BD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The sum over i of coefficient * votes at (b, j), (BD,), from the partial sums of a pass; shared: also ``total``."""
+    """The sum over i of coefficient * votes at (b, j), (BD,), from the partial sums; shared: also ``total``."""
     row = tl.arange(0, SPLITS)
     d = tl.arange(0, BD)
     slab = (row * B + b) * J + j
@@ -50,7 +51,7 @@ def collect(
                 partial + slab[:, None] * F + f[None, :], mask=(row < splits)[:, None] & (f < F)[None, :], other=0.0
             )
             pooled = tl.sum(tile, 0)
-            if KEEP:
+            if SAVE:
                 tl.store(total + b * total_b + j * F + f, pooled, mask=f < F)
             w = tl.load(
                 weight + j * w_j + f[:, None] * w_f + d[None, :] * w_d,
@@ -99,10 +100,10 @@ def vote_pass(
     F: tl.constexpr, J: tl.constexpr, D: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr, BF: tl.constexpr,
     BJ: tl.constexpr, BD: tl.constexpr, MUL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One pass with a weight for every input: partial[split, b, j] = sum over the split's i of coefficient * votes.
+    """One pass, unshared weights: partial[split, b, j] = sum over the split's i of coefficient * votes.
 
-    Forward: coefficient = softmax_j(prior + votes . key) where the mask is True. Backward: the key is the gradient of s,
-    and coefficient = coupling * (agreement - sum_j coupling * agreement), the gradient of the logits.
+    Forward: coefficient = softmax_j(prior + votes . key) where the mask is True. Backward: the key is the gradient of
+    s, and coefficient = coupling * (agreement - sum_j coupling * agreement), the gradient of the logits.
     """
     split = tl.program_id(1)
     b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -176,7 +177,7 @@ def fold_pass(
     F: tl.constexpr, J: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr, BF: tl.constexpr, BJ: tl.constexpr,
     CHUNK: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One pass with a shared weight: partial[split, b, j] = sum over the split's i of coefficient * u, count = without u.
+    """One pass, shared weight: partial[split, b, j] = sum over the split's i of coefficient * u, count = without u.
 
     As ``vote_pass``, with votes . key replaced by u . (W key) + bias . key, which arrive as ``key`` and ``key0``.
     """
@@ -248,7 +249,7 @@ def finish_backward(
     J: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BF: tl.constexpr, BD: tl.constexpr, ACC: tl.constexpr,
     TINY: tl.constexpr,
 ):  # fmt: skip
-    """From dV at one (b, j) to dv = dV + what later passes gave (``before``), and through squash to ds, the next key.
+    """From dV at one (b, j) to dv = dV + that of later iterations (``before``), through squash to ds, the next key.
 
     The first launch takes dv from outside; it is not part of any dV.
     """
@@ -280,14 +281,14 @@ def finish_backward(
 
 
 @kernel
-def own_gradient(
+def unshared_gradient(
     u, weight, mask, coefficients, keys, grad_u, grad_weight,
     B, I, u_b, u_i, u_f, w_i, w_j, w_f, w_d, mask_b, mask_i, coefficient_b, coefficient_i, key_b,
     MASKED: tl.constexpr, K: tl.constexpr, F: tl.constexpr, J: tl.constexpr, D: tl.constexpr, STEPS: tl.constexpr,
     ROWS: tl.constexpr, BF: tl.constexpr, BJ: tl.constexpr, BD: tl.constexpr, ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One input capsule, a part of F, some of the batch: dq in registers, du = dq W^T and dW = sum_b u dq, both its own."""
+    """One input capsule, a part of F, some of the batch: dq in registers, du = dq W^T and dW = sum_b u dq."""
     i = tl.program_id(0)
     split = tl.program_id(2)
     f = tl.program_id(1) * BF + tl.arange(0, BF)
@@ -337,15 +338,15 @@ def gradients(plan: Any, grad_v: Tensor, needed: Sequence[bool]) -> list[Tensor 
     """Gradients of u, weight, bias and prior.
 
     Args:
-        plan: a ``kernels.Plan`` with the buffers that the forward passes filled; their free slots are filled here.
+        plan: a ``kernels.Plan`` with the buffers that the forward filled; their free slots are filled here.
         grad_v: of the output, (B, J, D).
         needed: which of the four are wanted.
     """
     B, I, F, J, D = plan.sizes
-    n, K, size = plan.passes, plan.K, plan.blocks
+    n, K, size = plan.iterations, plan.K, plan.blocks
     spare, c = plan.keys, plan.coefficients
     bias = spare if plan.bias is None else plan.bias
-    sums = [torch.empty(B, J, D, **plan.wide) for _ in range(2)]  # dv of the later passes, in turn
+    sums = [torch.empty(B, J, D, **plan.wide) for _ in range(2)]  # dv of the later iterations, in turn
     first = torch.empty(B, I, J, **plan.wide) if needed[3] and plan.full else None
     for t in range(n, 0 if plan.full else n - 1, -1):
         here = plan.slot(t)
@@ -370,7 +371,7 @@ def gradients(plan: Any, grad_v: Tensor, needed: Sequence[bool]) -> list[Tensor 
         if needed[1]:
             grads[1] = torch.einsum("bkjf,bkjd->jfd", plan.total, keys).to(plan.weight.dtype)
     elif needed[0] or needed[1]:
-        grads[:2] = _own(plan)
+        grads[:2] = _unshared(plan)
     if needed[2]:
         per_clip = torch.einsum("bkj,bkjd->bjd", c.sum(1), keys)
         grads[2] = (per_clip if plan.bias.dim() == 3 else per_clip.sum(0)).to(plan.bias.dtype)
@@ -379,8 +380,8 @@ def gradients(plan: Any, grad_v: Tensor, needed: Sequence[bool]) -> list[Tensor 
     return grads
 
 
-def _own(plan: Any) -> tuple[Tensor, Tensor]:
-    """Gradients of u and of a weight for every input."""
+def _unshared(plan: Any) -> tuple[Tensor, Tensor]:
+    """Gradients of u and of unshared weights."""
     B, I, F, J, D = plan.sizes
     u, weight, size, c = plan.u, plan.weight, plan.blocks, plan.coefficients
     splits = size.gradient_splits
@@ -388,7 +389,7 @@ def _own(plan: Any) -> tuple[Tensor, Tensor]:
     kind = plan.wide["dtype"] if splits > 1 else weight.dtype
     grad_weight = torch.empty(splits, I, J, F, D, dtype=kind, device=u.device)
     part = size.gradient_F
-    own_gradient[(I, -(-F // part), splits)](
+    unshared_gradient[(I, -(-F // part), splits)](
         u, weight, c if plan.mask is None else plan.mask, c, plan.keys, grad_u, grad_weight, B, I, *u.stride(),
         *plan.weight_strides, *plan.mask_strides, c.stride(0), c.stride(1), plan.keys.stride(0),
         MASKED=plan.mask is not None, K=plan.K, F=F, J=J, D=D, STEPS=size.gradient_steps, ROWS=16, BF=part, BJ=size.J,

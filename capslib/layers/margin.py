@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class MarginLoss(nn.Module):
-    """Lengths above 0.9 for classes that are there and below 0.1 for others (P0 equation 1; Sabour et al., equation 4).
+    """Lengths above 0.9 for classes that are present, below 0.1 for others (P0 equation 1; Sabour et al., equation 4).
 
     Args:
         positive_margin, negative_margin: m+ = 0.9 and m- = 0.1.

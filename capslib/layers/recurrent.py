@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 def reverse(x: Tensor, lengths: Tensor) -> Tensor:
     """Turn each sequence around within its own length: (B, T, F), (B,) -> (B, T, F); padding stays behind it."""
-    steps = torch.arange(x.shape[1], device=x.device)
-    source = lengths[:, None] - 1 - steps
+    steps = torch.arange(x.shape[1], device=x.device)  # (T,)
+    source = lengths[:, None] - 1 - steps  # (B, T), negative in the padding
     source = torch.where(source >= 0, source, steps.expand_as(source))
     return x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
@@ -35,8 +35,8 @@ class BiLSTM(nn.Module):
     def reset_parameters(self) -> None:
         """Glorot's input matrices, orthogonal recurrent ones gate by gate, biases zero but one at the forget gates.
 
-        PyTorch's own default forgets half of the state at every step, so that the last state of a long clip knows its
-        last few frames only.
+        PyTorch's own default forgets half of the state at every step, so that the last state of a long clip depends on
+        its last few frames only.
         """
         for lstm in (self.ahead, self.back):
             nn.init.xavier_uniform_(lstm.weight_ih_l0)
@@ -75,7 +75,7 @@ class MaskedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, F), (B, T) -> (B, T, F), zero where ``mask`` is False."""
-        valid = mask.unsqueeze(-1).to(x.dtype)
+        valid = mask.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
         if self.training:
             count = valid.sum().clamp_min(1.0)
             mean = (x * valid).sum((0, 1)) / count
@@ -91,7 +91,7 @@ class MaskedBatchNorm(nn.Module):
 
 
 class Standardize(nn.Module):
-    """Zero mean and unit variance with statistics of the training part, carried inside the model.
+    """Zero mean and unit variance with statistics of the training part, which are buffers of the model.
 
     Args:
         num_features: F.

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from capslib.layers import kernels, native
-from capslib.layers.passes import Passes, Routing, SharedPasses, VotePasses
+from capslib.layers.arguments import check_routing, check_sizes
+from capslib.layers.formulations import Formulation, Routing, SharedFormulation, VoteFormulation
 from capslib.layers.squash import squash
+from capslib.layers.votes import form_votes
 
-FORMULATIONS: dict[str, type[Passes]] = {
-    "shared": SharedPasses,
-    "votes": VotePasses,
-    "native": native.NativePasses,
+FORMULATIONS: dict[str, type[Formulation]] = {
+    "shared": SharedFormulation,
+    "votes": VoteFormulation,
+    "native": native.NativeFormulation,
 }
 
 
@@ -38,8 +40,8 @@ def route(
     weight: Tensor,
     num_iterations: int = 3,
     *,
-    bias: Tensor | None = None,
     mask: Tensor | None = None,
+    bias: Tensor | None = None,
     prior: Tensor | None = None,
     detach_iterations: bool = False,
     return_coupling: bool = False,
@@ -47,27 +49,29 @@ def route(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Dynamic routing (Sabour et al. 2017, procedure 1) from input capsules ``u`` through ``weight``.
 
-    Gradients flow through every pass, by a hand-written backward that keeps nothing of the size of the votes. Half
+    Gradients flow through every iteration, by a hand-written backward that saves nothing of the size of the votes. Half
     precision is computed in float32, under autocast too.
 
     Args:
         u: input capsules, (B, I, F).
-        weight: one matrix an output capsule, shared by all inputs, (J, F, D); or one for each input, (I, J, F, D), read
-            fastest where (I, J, D, F) lies contiguous.
-        num_iterations: passes, at least 1. One pass couples by ``prior`` alone: uniformly, without one.
-        bias: added to every vote, (J, D) or (B, J, D) (P2 equations 3 and 9).
+        weight: shared by all inputs, (J, F, D); or unshared, (I, J, F, D), read fastest where (I, J, D, F) lies
+            contiguous.
+        num_iterations: routing iterations, at least 1. One couples by ``prior`` alone: uniformly, without one.
         mask: True at valid input capsules, (B, I); others contribute nothing.
+        bias: added to every vote, (J, D) or (B, J, D) (P2 equations 3 and 9).
         prior: initial logits, broadcastable to (B, I, J); zeros by default.
-        detach_iterations: take the last coupling for a constant in the backward (default no: another gradient).
-        return_coupling: also return the coupling of the last pass.
+        detach_iterations: take the last coupling as a constant in the backward (default no: another gradient).
+        return_coupling: also return the coupling of the last iteration.
         formulation: instead of the fastest (``choose``), for comparisons.
     Returns:
-        Output capsules, (B, J, D), float32 or wider; once differentiable, not under ``torch.func``; with ``return_coupling`` also the coupling, (B, I, J), without a gradient, zero at
-        masked inputs and summing to one over J elsewhere.
+        Output capsules, (B, J, D), float32 or wider; once differentiable, not under ``torch.func``. With
+        ``return_coupling`` also the coupling, (B, I, J), without a gradient, zero at masked inputs and summing to one
+        over J elsewhere.
     Raises:
         ValueError: if shapes do not fit, ``num_iterations`` is below 1 or the formulation is not for such a weight.
     """
-    _check(u, weight, num_iterations, bias, mask, prior)
+    check_sizes(num_iterations=num_iterations)
+    check_routing(u, weight, mask, bias, prior)
     dtype = torch.promote_types(torch.promote_types(u.dtype, weight.dtype), torch.float32)
     B, I, _ = u.shape
     J, D = weight.shape[-3], weight.shape[-1]
@@ -81,11 +85,11 @@ def route(
         elif name == "triton":
             v, coupling = kernels.routed(u, weight, num_iterations, bias, mask, prior, detach_iterations)
         elif name in FORMULATIONS and (name == "shared") == (weight.dim() == 3):
-            prior = None if prior is None else prior.transpose(1, 2)
-            valid = None if mask is None else mask.unsqueeze(1).to(dtype)
+            prior = None if prior is None else prior.transpose(1, 2)  # (B, J, I)
+            valid = None if mask is None else mask.unsqueeze(1).to(dtype)  # (B, 1, I)
             tensors = (u, weight, bias, prior, valid)
             v, coupling = Routing.apply(FORMULATIONS[name], num_iterations, detach_iterations, *tensors)
-            coupling = coupling.transpose(1, 2)
+            coupling = coupling.transpose(1, 2)  # (B, I, J)
         else:
             raise ValueError(
                 f"formulation={name!r} is not for a weight {tuple(weight.shape)}: see routing.FORMULATIONS"
@@ -102,15 +106,13 @@ def route_reference(
     prior: Tensor | None = None,
     detach_iterations: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Procedure 1 as it stands, votes and all: what every formulation is checked against.
+    """Procedure 1 with all votes formed, by autograd: the reference for every formulation.
 
-    Args: as for ``route``, with ``bias`` (B, J, D) or (J, D).
+    Args: as for ``route``.
     Returns:
-        Output capsules, (B, J, D), and the coupling of the last pass, (B, I, J), detached.
+        Output capsules, (B, J, D), and the coupling of the last iteration, (B, I, J), detached.
     """
-    votes = torch.einsum("bif,jfd->bijd" if weight.dim() == 3 else "bif,ijfd->bijd", u, weight)
-    if bias is not None:
-        votes = votes + (bias if bias.dim() == 2 else bias.unsqueeze(1))
+    votes = form_votes(u, weight, bias)
     logits = votes.new_zeros(votes.shape[:3]) if prior is None else prior.expand(votes.shape[:3])
     for iteration in range(num_iterations):
         coupling = logits.softmax(-1)
@@ -124,66 +126,34 @@ def route_reference(
     return v, coupling.detach()
 
 
-def _check(
-    u: Tensor, weight: Tensor, num_iterations: int, bias: Tensor | None, mask: Tensor | None, prior: Tensor | None
-) -> None:
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations={num_iterations}: routing needs at least one pass")
-    if u.dim() != 3 or weight.dim() not in (3, 4) or weight.shape[-2] != u.shape[-1]:
-        raise ValueError(
-            f"u {tuple(u.shape)} and weight {tuple(weight.shape)} do not fit: expected (B, I, F) with (J, F, D) or (I, J, F, D)"
-        )
-    if weight.dim() == 4 and weight.shape[0] != u.shape[1]:
-        raise ValueError(f"weight is for {weight.shape[0]} input capsules, u has {u.shape[1]}")
-    B, I, J, D = *u.shape[:2], weight.shape[-3], weight.shape[-1]
-    if mask is not None and mask.shape != (B, I):
-        raise ValueError(f"mask {tuple(mask.shape)} does not fit u {tuple(u.shape)}: expected {(B, I)}")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}: expected torch.bool, True at valid inputs")
-    if bias is not None and bias.shape not in ((J, D), (B, J, D)):
-        raise ValueError(f"bias {tuple(bias.shape)} does not fit: expected {(J, D)} or {(B, J, D)}")
-    if prior is not None and not _expands(prior.shape, (B, I, J)):
-        raise ValueError(f"prior {tuple(prior.shape)} does not fit: expected what broadcasts to {(B, I, J)}")
-
-
-def _expands(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
-
-
 class DynamicRouting(nn.Module):
-    """``route`` with a fixed number of passes, for layers that take a routing rule as an argument.
+    """``route`` with a fixed number of iterations, for layers that take a routing rule as an argument.
 
     Args:
-        num_iterations: passes (default 3); 1 couples uniformly and is the control without routing.
-        detach_iterations: take the last coupling for a constant in the backward (default no).
+        num_iterations: routing iterations (default 3); 1 couples uniformly and is the control without routing.
+        detach_iterations: take the last coupling as a constant in the backward (default no).
+    Raises:
+        ValueError: if ``num_iterations`` is below 1; when called, as ``route``.
     """
 
     def __init__(self, num_iterations: int = 3, detach_iterations: bool = False) -> None:
         super().__init__()
-        if num_iterations < 1:
-            raise ValueError(f"num_iterations={num_iterations}: routing needs at least one pass")
+        check_sizes(num_iterations=num_iterations)
         self.num_iterations, self.detach_iterations = num_iterations, detach_iterations
 
     def forward(
         self,
         u: Tensor,
         weight: Tensor,
+        *,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         prior: Tensor | None = None,
         return_coupling: bool = False,
-        bias: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """(B, I, F), (J, F, D) or (I, J, F, D) -> (B, J, D): see ``route``."""
-        return route(
-            u,
-            weight,
-            self.num_iterations,
-            bias=bias,
-            mask=mask,
-            prior=prior,
-            detach_iterations=self.detach_iterations,
-            return_coupling=return_coupling,
-        )
+        options = {"detach_iterations": self.detach_iterations, "return_coupling": return_coupling}
+        return route(u, weight, self.num_iterations, mask=mask, bias=bias, prior=prior, **options)
 
     def extra_repr(self) -> str:
         return f"num_iterations={self.num_iterations}" + ", detach_iterations=True" * self.detach_iterations

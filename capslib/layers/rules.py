@@ -11,12 +11,13 @@ from capslib.layers.inverted_attention import InvertedAttentionRouting
 from capslib.layers.routing import DynamicRouting
 from capslib.layers.self_attention import SelfAttentionRouting
 
-# name -> builder(out_capsules, out_features, num_iterations); "uniform" and "self_attention" know no iterations.
+# Name -> builder(out_capsules, out_features, num_iterations). "uniform" and "self_attention" have no iterations.
+# Every rule is called as rule(u, weight, mask=None, bias=None, prior=None, return_coupling=False), see ``route``.
 ROUTINGS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "dynamic": lambda J, D, passes: DynamicRouting(passes),
-    "dynamic_detached": lambda J, D, passes: DynamicRouting(passes, detach_iterations=True),
-    "uniform": lambda J, D, passes: DynamicRouting(1),
-    "em": lambda J, D, passes: EMRouting(J, passes),
-    "self_attention": lambda J, D, passes: SelfAttentionRouting(J, D),
-    "inverted_attention": lambda J, D, passes: InvertedAttentionRouting(D, passes),
+    "dynamic": lambda J, D, iterations: DynamicRouting(iterations),
+    "dynamic_detached": lambda J, D, iterations: DynamicRouting(iterations, detach_iterations=True),
+    "uniform": lambda J, D, iterations: DynamicRouting(1),
+    "em": lambda J, D, iterations: EMRouting(J, iterations),
+    "self_attention": lambda J, D, iterations: SelfAttentionRouting(J, D),
+    "inverted_attention": lambda J, D, iterations: InvertedAttentionRouting(D, iterations),
 }

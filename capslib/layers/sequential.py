@@ -1,4 +1,4 @@
-"""Sequential and recurrent capsules (P1 section 2, P2 sections IV-B and IV-C): capsules of sliding windows, then of the clip.
+"""Sequential and recurrent capsules (P1 section 2; P2 sections IV-B, IV-C): of sliding windows, then of the clip.
 
 Letters: B batch, C channels, T steps, Q bins of frequency, N windows, I primary capsules of a window, F their size.
 """
@@ -9,46 +9,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from capslib.layers.arguments import check_shape, check_sizes
 from capslib.layers.capsules import CapsuleLayer
 from capslib.layers.squash import squash
 
 
 def emotion_vector(v: Tensor) -> Tensor:
-    """Capsules side by side and their lengths behind them (P2 equation 8): (..., J, D) -> (..., J * (D + 1))."""
+    """Capsules side by side, then their lengths (P2 equation 8): (..., J, D) -> (..., J * (D + 1))."""
     return torch.cat([v.flatten(-2), v.norm(dim=-1)], dim=-1)
 
 
 def count_windows(lengths: Tensor, window: int, shift: int) -> Tensor:
-    """How many windows cover so many steps, at least one each: (B,) -> (B,). None starts behind the last step."""
+    """Number of windows that cover each clip, at least one: (B,) -> (B,). None starts behind the last step."""
     return 1 + torch.div((lengths - max(window, shift)).clamp_min(0) + shift - 1, shift, rounding_mode="floor")
 
 
 def slide(x: Tensor, lengths: Tensor, window: int, shift: int) -> tuple[Tensor, Tensor]:
-    """Cut sequences into windows, overlapping where ``shift`` < ``window``, up to the last step; zeros fill up the last one.
+    """Cut sequences into windows up to the last step, overlapping where ``shift`` < ``window``; zeros pad the last.
 
     Args:
         x: (B, T, ...), zero past a length.
         lengths: (B,).
         window, shift: in steps.
     Returns:
-        Windows (B, N, window, ...), and which of their steps lie within the sequence, (B, N, window).
+        Windows (B, N, window, ...), and True where their steps lie within the sequence, (B, N, window).
     """
     T = x.shape[1]
     N = 1 + max(0, -(-(T - max(window, shift)) // shift))
     missing = (N - 1) * shift + window - T
     padded = functional.pad(x, (0, 0) * (x.dim() - 2) + (0, max(0, missing)))
-    steps = torch.arange(N, device=x.device)[:, None] * shift + torch.arange(window, device=x.device)
+    steps = torch.arange(N, device=x.device)[:, None] * shift + torch.arange(window, device=x.device)  # (N, window)
+    # (B, T, ...) -> (B, N, ..., window) -> (B, N, window, ...)
     return padded.unfold(1, window, shift).movedim(-1, 2), steps < lengths[:, None, None]
 
 
 class PrimaryCapsules(nn.Module):
-    """Convolutions side by side; what each gives at one position, over its channels, is a capsule (P2 section V-C).
+    """Convolutions side by side; the channels of each at one position are a capsule (P2 section V-C).
 
     Args:
         in_channels: C.
         num_convolutions: K (default 8).
         out_features: channels of each, the size F of a capsule (default 8).
-        kernel_size: odd (default 5); zeros keep the map's size.
+        kernel_size: odd (default 5); the map is padded with zeros to the same size.
         pool: bins of frequency that are pooled to one, by the maximum (default 1).
         squashed: shrink capsules to lengths below one, as Sabour et al. do; P2 does not say (default yes).
     """
@@ -68,8 +70,8 @@ class PrimaryCapsules(nn.Module):
         self.convolutions = nn.Conv2d(
             in_channels, num_convolutions * out_features, kernel_size, padding=kernel_size // 2
         )
-        for one in self.convolutions.weight.chunk(num_convolutions):
-            nn.init.xavier_uniform_(one)
+        for weight in self.convolutions.weight.chunk(num_convolutions):
+            nn.init.xavier_uniform_(weight)
         nn.init.zeros_(self.convolutions.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,15 +79,16 @@ class PrimaryCapsules(nn.Module):
         x = self.convolutions(x)
         if self.pool > 1:
             x = functional.max_pool2d(x, (1, self.pool), ceil_mode=True)
-        u = x.unflatten(1, (self.num_convolutions, -1)).permute(0, 3, 4, 1, 2).flatten(2, 3)
+        x = x.unflatten(1, (self.num_convolutions, -1))  # (B, K, F, T, Q)
+        u = x.permute(0, 3, 4, 1, 2).flatten(2, 3)  # (B, T, Q * K, F)
         return squash(u) if self.squashed else u
 
 
 class SequentialCapsules(nn.Module):
-    """Primary capsules of each window are routed to window capsules, and the windows' emotion vectors to those of the clip.
+    """Primary capsules of each window are routed to window capsules, and the windows' emotion vectors to the clip's.
 
-    Source: P1 section 2.2; P2 section IV-B, equations 3 to 8. All windows share all weights. Within a window every position
-    has its own matrices; the bias of a vote depends on the output capsule alone, which P2's parameter counts require
+    Source: P1 section 2.2; P2 section IV-B, equations 3 to 8. All windows share all weights; those of a window's
+    positions are unshared. The bias of a vote depends on the output capsule alone, which P2's parameter counts require
     though its equation 3 writes b_ij. Steps past a clip's end have no capsules.
 
     Args:
@@ -94,13 +97,13 @@ class SequentialCapsules(nn.Module):
         out_capsules, out_features: of a clip (4 and 16).
         window_capsules, window_features: of a window (8 and 8).
         num_convolutions, primary_features, kernel_size: see ``PrimaryCapsules``.
-        pool: bins pooled to one (default 8), before the convolutions if ``pool_before``, else behind them: P2 leaves it
-            open, and before is eight times less work.
+        pool: bins pooled to one (default 8), before the convolutions if ``pool_before`` (default), else after them: P2
+            leaves it open, and before is eight times less work.
         squashed: see ``PrimaryCapsules``.
-        num_iterations: passes of both routings (default 3).
-        init_gain: factor on Glorot's range of the matrices (default 1).
+        num_iterations: iterations of both routings (default 3).
+        init_gain: factor on Glorot's range of the capsules' weights (default 1).
     Raises:
-        ValueError: if a size is below one; in ``forward``, if a map has other channels or bins.
+        ValueError: if a size is below 1; when called, if a map has other channels or bins.
 
     Example:
         >>> layer = SequentialCapsules(in_channels=16, in_bins=128)
@@ -129,15 +132,11 @@ class SequentialCapsules(nn.Module):
         init_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, size in {"window": window, "shift": shift, "pool": pool, "in_bins": in_bins}.items():
-            if size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
+        check_sizes(window=window, shift=shift, pool=pool, in_bins=in_bins)
         self.window, self.shift, self.in_channels, self.in_bins = window, shift, in_channels, in_bins
         self.pool = pool if pool_before else 1
-        self.primary = PrimaryCapsules(
-            in_channels, num_convolutions, primary_features,
-            kernel_size=kernel_size, pool=1 if pool_before else pool, squashed=squashed,
-        )  # fmt: skip
+        primary = {"kernel_size": kernel_size, "pool": 1 if pool_before else pool, "squashed": squashed}
+        self.primary = PrimaryCapsules(in_channels, num_convolutions, primary_features, **primary)
         options = {"num_iterations": num_iterations, "init_gain": init_gain, "bias": True}
         in_capsules = window * -(-in_bins // pool) * num_convolutions
         self.window_layer = CapsuleLayer(
@@ -149,28 +148,28 @@ class SequentialCapsules(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """
         Args:
-            x: (B, C, T, Q), zero past a length; shorter clips than a window are filled up to one.
+            x: (B, C, T, Q), zero past a length; a clip shorter than a window is padded to one.
             lengths: steps of each clip, (B,).
         Returns:
             Capsules of the clips, (B, out_capsules, out_features), with lengths in [0, 1).
         """
-        return self.clip_layer(emotion_vector(v := self.window_vectors(x, lengths)), self.covered(v, lengths))
+        v = self.window_vectors(x, lengths)
+        return self.clip_layer(emotion_vector(v), self.covered(v, lengths))
 
     def covered(self, v: Tensor, lengths: Tensor) -> Tensor:
-        """Which windows a clip has: those of ``window_vectors`` and (B,) -> (B, N)."""
+        """True at the windows that a clip has: those of ``window_vectors`` and (B,) -> (B, N)."""
         return torch.arange(v.shape[1], device=v.device) < count_windows(lengths, self.window, self.shift)[:, None]
 
     def window_vectors(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Capsules of each window: (B, C, T, Q), (B,) -> (B, N, window_capsules, window_features)."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[3] != self.in_bins:
-            wanted = f"(batch, {self.in_channels} channels, time, {self.in_bins} bins)"
-            raise ValueError(f"a map of shape {tuple(x.shape)}: the layer was made for {wanted}")
+        check_shape("x", x, ("B", self.in_channels, "T", self.in_bins))
         if self.pool > 1:
             x = functional.max_pool2d(x, (1, self.pool), ceil_mode=True)
-        windows, mask = slide(x.transpose(1, 2), lengths, self.window, self.shift)
-        u = self.primary(windows.flatten(0, 1).transpose(1, 2))
-        mask = mask.unsqueeze(-1).expand(-1, -1, -1, u.shape[2]).flatten(2)
-        return self.route_windows(u.flatten(1, 2).unflatten(0, mask.shape[:2]), mask)
+        windows, mask = slide(x.transpose(1, 2), lengths, self.window, self.shift)  # (B, N, window, C, Q)
+        u = self.primary(windows.flatten(0, 1).transpose(1, 2))  # (B * N, window, capsules of a step, F)
+        mask = mask.unsqueeze(-1).expand(-1, -1, -1, u.shape[2]).flatten(2)  # (B, N, I)
+        u = u.flatten(1, 2).unflatten(0, mask.shape[:2])  # (B, N, I, F)
+        return self.route_windows(u, mask)
 
     def route_windows(self, u: Tensor, mask: Tensor) -> Tensor:
         """(B, N, I, F), (B, N, I) -> (B, N, window_capsules, window_features)."""
@@ -178,9 +177,9 @@ class SequentialCapsules(nn.Module):
 
 
 class RecurrentCapsules(SequentialCapsules):
-    """Sequential capsules whose votes also hear the emotion vector of the window before.
+    """Sequential capsules whose votes also depend on the emotion vector o of the window before.
 
-    Source: P1 section 2.3; P2 section IV-C, equations 9 and 10. One matrix W^o is shared by all primary capsules, as P2's
+    Source: P1 section 2.3; P2 section IV-C, equations 9 and 10. All primary capsules share one matrix W^o, as P2's
     parameter counts require, and W^o o is added to each vote before coupling; o is zero before the first window.
 
     Args: those of ``SequentialCapsules``.
@@ -193,10 +192,10 @@ class RecurrentCapsules(SequentialCapsules):
 
     def route_windows(self, u: Tensor, mask: Tensor) -> Tensor:
         """(B, N, I, F), (B, N, I) -> (B, N, window_capsules, window_features), window after window."""
-        layer = self.window_layer
-        before, found = u.new_zeros(len(u), self.vector_features), []
+        layer, outputs = self.window_layer, []
+        previous = u.new_zeros(len(u), self.vector_features)  # o
         for capsules, valid in zip(u.unbind(1), mask.unbind(1), strict=True):
-            heard = self.recurrent(before).unflatten(-1, layer.bias.shape)
-            found.append(layer.routing(capsules, layer.matrices, mask=valid, bias=layer.bias + heard))
-            before = emotion_vector(found[-1])
-        return torch.stack(found, dim=1)
+            feedback = self.recurrent(previous).unflatten(-1, layer.bias.shape)  # W^o o, (B, J, D)
+            outputs.append(layer.routing(capsules, layer.matrices, mask=valid, bias=layer.bias + feedback))
+            previous = emotion_vector(outputs[-1])
+        return torch.stack(outputs, dim=1)

@@ -1,4 +1,4 @@
-"""Attention that differs by class: what stands out, times what speaks for a class."""
+"""Attention that differs by class: a bottom-up map times a top-down map of each class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 class TopDownAttention(nn.Module):
     """Class scores from the product of a bottom-up map, the same for all classes, and a top-down map of each class.
 
-    With steps x_t the maps are b . x_t and a_k . x_t, and the score of class k is the mean of their product over the valid
-    steps. Source: Girdhar and Ramanan 2017, which P2 names for its CNN_GRU_Att: a bilinear form of rank one in place of a
-    linear layer. The mean, where they sum over a fixed number of positions, lets clips of any length score alike.
+    With steps x_t the maps are b . x_t and a_k . x_t, and the score of class k is the mean of their product over the
+    valid steps. Source: Girdhar and Ramanan 2017, which P2 names for its CNN_GRU_Att: a bilinear form of rank one in
+    place of a linear layer. The mean, where they sum over a fixed number of positions, lets clips of any length score
+    alike.
 
     Args:
         in_features: F.
@@ -36,9 +37,10 @@ class TopDownAttention(nn.Module):
         return scores.masked_fill(~mask, lowest).softmax(-1).masked_fill(~mask, 0.0)
 
     def attended(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Sum of the steps by ``weights``: (B, T, F), (B, T) -> (B, F); ``top_down`` of it are the scores."""
+        """Sum of the steps weighted by ``weights``: (B, T, F), (B, T) -> (B, F); ``top_down`` maps it to the scores."""
         weights = self.weights(x, mask)
-        return (weights.unsqueeze(1) @ x.masked_fill(~mask.unsqueeze(-1), 0.0).to(weights.dtype)).squeeze(1)
+        valid = x.masked_fill(~mask.unsqueeze(-1), 0.0).to(weights.dtype)
+        return (weights.unsqueeze(1) @ valid).squeeze(1)  # (B, 1, T) @ (B, T, F)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, F), (B, T) -> (B, K)."""

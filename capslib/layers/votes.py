@@ -1,4 +1,4 @@
-"""What the rules beside dynamic routing share: votes, checks, and the precision they compute in.
+"""What the routing rules beside dynamic routing share: votes, argument checks and precision.
 
 Letters as in ``routing``: B batch, I input capsules, F their size, J output capsules, D their size.
 """
@@ -6,93 +6,111 @@ Letters as in ``routing``: B batch, I input capsules, F their size, J output cap
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from capslib.layers.arguments import check_routing, check_sizes
+
+
+def form_votes(u: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """All votes ``u_i @ weight_ij + bias_j``, (B, I, J, D); arguments as for ``routing.route``."""
+    votes = torch.einsum("bif,jfd->bijd" if weight.dim() == 3 else "bif,ijfd->bijd", u, weight)
+    return votes if bias is None else votes + bias.unsqueeze(-3)  # over the inputs
 
 
 class Votes:
-    """What every input proposes for every output: input ``i`` votes ``u_i @ weight_j`` for output ``j``.
+    """Sums and dot products of the votes, which are not formed where the inputs share the weight.
 
-    With one matrix shared by all inputs the votes are not formed, and memory grows with I * F and not with I * J * D.
+    Memory then grows with I * F and not with I * J * D.
 
     Args:
         u: (B, I, F).
-        weight: (J, F, D) shared, or (I, J, F, D).
+        weight: shared (J, F, D), or unshared (I, J, F, D).
+        bias: added to every vote, (B, J, D), or None.
     """
 
-    def __init__(self, u: Tensor, weight: Tensor) -> None:
-        self.u, self.weight = u, weight
-        own = weight.dim() == 4
-        self.formed = torch.einsum("bif,ijfd->bjid", u, weight).contiguous() if own else None
+    def __init__(self, u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self.u, self.weight, self.bias = u, weight, bias
+        self.formed = None  # (B, J, I, D)
+        if weight.dim() == 4:
+            self.formed = torch.einsum("bif,ijfd->bjid", u, weight).contiguous()
 
     def sum(self, coupling: Tensor) -> Tensor:
         """Votes weighted by ``coupling`` (B, I, J) and summed over the inputs: (B, J, D)."""
-        shares = coupling.transpose(1, 2)
+        shares = coupling.transpose(1, 2)  # (B, J, I)
         if self.formed is not None:
-            return (shares.unsqueeze(2) @ self.formed).squeeze(2)
-        return ((shares @ self.u).unsqueeze(2) @ self.weight).squeeze(2)
+            s = (shares.unsqueeze(2) @ self.formed).squeeze(2)  # (B, J, 1, I) @ (B, J, I, D)
+        else:
+            s = ((shares @ self.u).unsqueeze(2) @ self.weight).squeeze(2)  # (B, J, 1, F) @ (J, F, D)
+        return s if self.bias is None else s + shares.sum(-1, keepdim=True) * self.bias
 
     def agreement(self, pose: Tensor) -> Tensor:
         """Dot product of each vote with its output's ``pose`` (B, J, D): (B, I, J)."""
+        column = pose.unsqueeze(-1)  # (B, J, D, 1)
         if self.formed is not None:
-            return (self.formed @ pose.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
-        return self.u @ (self.weight @ pose.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+            products = (self.formed @ column).squeeze(-1).transpose(1, 2)
+        else:
+            products = self.u @ (self.weight @ column).squeeze(-1).transpose(1, 2)  # (B, I, F) @ (B, F, J)
+        return products if self.bias is None else products + (pose * self.bias).sum(-1).unsqueeze(1)
 
 
-def check(
-    rule: str,
-    u: Tensor,
-    weight: Tensor,
-    mask: Tensor | None,
-    *,
-    out_capsules: int | None = None,
-    out_features: int | None = None,
-    in_capsules: int | None = None,
-) -> None:
-    """Shapes fit each other and the sizes that ``rule`` was built for.
+class VoteRouting(nn.Module):
+    """Base of the rules beside dynamic routing; a rule defines ``route_votes``.
 
+    Args:
+        sizes: ``in_capsules``, ``out_capsules`` and ``out_features`` of the layer the rule is for; None for any.
     Raises:
-        ValueError: naming the argument that does not fit.
+        ValueError: if a size is below 1; when called, if shapes do not fit each other or these sizes.
     """
-    if u.dim() != 3 or weight.dim() not in (3, 4) or weight.shape[-2] != u.shape[-1]:
-        raise ValueError(
-            f"u {tuple(u.shape)} and weight {tuple(weight.shape)} do not fit: expected (B, I, F) with (J, F, D) or (I, J, F, D)"
-        )
-    if weight.dim() == 4 and weight.shape[0] != u.shape[1]:
-        raise ValueError(f"weight is for {weight.shape[0]} input capsules, u has {u.shape[1]}")
-    if mask is not None and mask.shape != u.shape[:2]:
-        raise ValueError(f"mask {tuple(mask.shape)} does not fit u {tuple(u.shape)}: expected {tuple(u.shape[:2])}")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}: give booleans, True at valid input capsules")
-    for name, built_for, found in (
-        ("out_capsules", out_capsules, weight.shape[-3]),
-        ("out_features", out_features, weight.shape[-1]),
-        ("in_capsules", in_capsules, u.shape[1]),
-    ):
-        if built_for is not None and built_for != found:
-            raise ValueError(f"{name}={found}: this {rule} was built for {built_for}")
 
+    def __init__(self, **sizes: int | None) -> None:
+        super().__init__()
+        check_sizes(**sizes)
+        self.sizes = sizes
 
-def at_least_one(**sizes: int) -> None:
-    """All sizes are positive.
+    def forward(
+        self,
+        u: Tensor,
+        weight: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        prior: Tensor | None = None,
+        return_coupling: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Arguments as for ``routing.route``. Computes in float32 at least, under autocast too.
 
-    Raises:
-        ValueError: naming the one that is not.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size}: must be at least 1")
+        Returns:
+            (B, J, D) with lengths in [0, 1), of the dtype of ``u`` and ``weight``; with ``return_coupling`` also the
+            coupling of the last iteration, (B, I, J), zero at masked inputs and summing to one over J elsewhere.
+        """
+        check_routing(u, weight, mask, bias, prior, **self.sizes)
+        out = torch.promote_types(u.dtype, weight.dtype)
+        dtype = torch.promote_types(out, torch.float32)
+        with torch.autocast(u.device.type, enabled=False):
+            u, weight = u.to(dtype), weight.to(dtype)
+            if mask is not None:  # whatever pads, NaN as well, reaches no output and no gradient
+                u = u.masked_fill(~mask.unsqueeze(-1), 0.0)
+            valid = u.new_ones(*u.shape[:2], 1) if mask is None else mask.unsqueeze(-1).to(dtype)
+            bias = None if bias is None else bias.to(dtype).expand(len(u), -1, -1)
+            prior = u.new_zeros(weight.shape[-3]) if prior is None else prior.to(dtype)
+            v, coupling = self.route_votes(u, weight, valid, bias, prior)
+            # Shortened by a few roundings: a length that rounds to one would leave [0, 1).
+            v = (v * (1.0 - 4.0 * torch.finfo(dtype).eps - torch.finfo(out).eps)).to(out)
+        return (v, coupling.to(out)) if return_coupling else v
 
+    def route_votes(
+        self, u: Tensor, weight: Tensor, valid: Tensor, bias: Tensor | None, prior: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Output capsules, (B, J, D), and their coupling, (B, I, J), zero at masked inputs.
 
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a rule computes in when its output is ``dtype``: float32 for half precision."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        Args:
+            u: (B, I, F), zero at masked inputs, of the dtype to compute in like all others.
+            weight: (J, F, D) or (I, J, F, D).
+            valid: the mask as ones and zeros, (B, I, 1).
+            bias: (B, J, D) or None.
+            prior: broadcastable to (B, I, J).
+        """
+        raise NotImplementedError
 
-
-def silenced(u: Tensor, mask: Tensor | None) -> Tensor:
-    """``u`` with zeros where ``mask`` is False, so that whatever pads (NaN as well) reaches no output and no gradient."""
-    return u if mask is None else u.masked_fill(~mask.unsqueeze(-1), 0.0)
-
-
-def below_one(v: Tensor, dtype: torch.dtype) -> Tensor:
-    """``v`` as ``dtype``, shortened by a few roundings: a length that rounds to one would leave [0, 1)."""
-    return (v * (1.0 - 4.0 * torch.finfo(v.dtype).eps - torch.finfo(dtype).eps)).to(dtype)
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={size}" for name, size in self.sizes.items())

@@ -1,7 +1,7 @@
-"""Optional C++ passes for processors: votes of a few kilobytes, made anew in every pass, samples side by side in registers.
+"""Optional C++ routing for processors: votes of a few kilobytes in every iteration, samples side by side in registers.
 
-Off by default. ``CAPSLIB_NATIVE=1`` (or ``native.load()``) compiles routing.cpp once with torch's extension loader, which
-needs GCC and ninja; results differ from torch's in the last digits only.
+Off by default. ``CAPSLIB_NATIVE=1`` (or ``native.load()``) compiles routing.cpp once with torch's extension loader,
+which needs GCC and ninja; results differ from torch's in the last digits only.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def _search_path() -> str:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The compiled passes; the first call on a kind of processor compiles, for some seconds.
+    """The compiled routing; the first call on a kind of processor compiles, for some seconds.
 
-    Should a process be killed while it compiles, others wait for the lock that it left in torch's extensions folder: delete
-    the folder ``capslib_routing_*`` there.
+    Should a process be killed while it compiles, others wait for the lock that it left in torch's extensions folder:
+    delete the folder ``capslib_routing_*`` there.
 
     Raises:
         RuntimeError: if there is no GCC or no ninja, or the compiler fails.
@@ -83,26 +83,26 @@ def usable(u: Tensor) -> bool:
 
 def _empty(*shape: int, like: Tensor) -> Tensor:
     """Uninitialized memory; where it is large, in huge pages: small ones cost more to fetch than to fill."""
-    made = like.new_empty(*shape)
-    if made.nbytes > 2**25 and sys.platform == "linux":
-        start = -(-made.data_ptr() // _PAGE) * _PAGE
-        length = (made.data_ptr() + made.nbytes - start) // _PAGE * _PAGE
+    memory = like.new_empty(*shape)
+    if memory.nbytes > 2**25 and sys.platform == "linux":
+        start = -(-memory.data_ptr() // _PAGE) * _PAGE
+        length = (memory.data_ptr() + memory.nbytes - start) // _PAGE * _PAGE
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), 14)  # MADV_HUGEPAGE: a wish, no more
-    return made
+    return memory
 
 
 def _pointer(x: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
-class NativePasses:
-    """As ``passes.VotePasses``. Inside, samples come last and are padded to whole registers: Bp; X is J * D."""
+class NativeFormulation:
+    """As ``formulations.VoteFormulation``. Samples come last and are padded to whole registers: Bp; X is J * D."""
 
-    keeps_coupling = False
+    saves_coupling = False
 
     @staticmethod
     def samples_at_once(u: Tensor, weight: Tensor) -> int:
-        """All where votes are made on the fly, else as many as keep them under 16 MB."""
+        """All where votes are formed on the fly, else as many as fit into 16 MB."""
         I, J, F, D = weight.shape
         lanes = _LANES[u.dtype]
         return len(u) if F <= _LARGEST else max(1, 2**22 // (I * J * D * lanes)) * lanes
@@ -170,19 +170,18 @@ class NativePasses:
         even = self._factors().fill_(1.0 / self.J) if self.prior is None else self.prior.softmax(1)
         return even if self.mask is None else even * self.mask[:, None]
 
-    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
-        """See ``passes.Passes``."""
+    def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
+        """See ``formulations.Formulation``."""
         V = None if V is None else self._tiles(V)
-        sums, coupling = self._sums(), self._factors() if keep else None
+        sums, coupling = self._sums(), self._factors() if save else None
         self._call("forward", *self._inputs(V), _pointer(sums), _pointer(coupling))
-        kept = coupling.permute(2, 1, 0)[: self.B] if keep else None
-        return self._from_tiles(sums.sum(0)), kept
+        return self._from_tiles(sums.sum(0)), coupling.permute(2, 1, 0)[: self.B] if save else None
 
     def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
-        """See ``passes.Passes``."""
+        """See ``formulations.Formulation``."""
         through = onward and not (V is None and self.prior is None)
         V, ds = None if V is None else self._tiles(V), self._tiles(ds)
-        if V is None and not through:  # the coupling of the first pass does not depend on the votes
+        if V is None and not through:  # the coupling of the first iteration does not depend on the votes
             self.terms.append((self._first_coupling(), ds))
             return None
         sums, coupling, dlogits = self._sums(), self._factors(), self._factors() if through else None
@@ -198,7 +197,7 @@ class NativePasses:
         return self._from_tiles(sums.sum(0))
 
     def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """See ``passes.Passes``."""
+        """See ``formulations.Formulation``."""
         I, J, F, D = self.I, self.J, self.F, self.D
         k = len(self.terms)
         factors = (ctypes.c_void_p * k)(*(factor.data_ptr() for factor, _ in self.terms))
@@ -209,9 +208,8 @@ class NativePasses:
             self._call("finish", w, u, ctypes.c_int64(k), factors, vectors, _pointer(dmatrices), _pointer(du), None)
         else:
             self._call("finish", None, None, ctypes.c_int64(k), factors, vectors, None, None, _pointer(self.votes))
-            du = self._product(self.votes.transpose(1, 2), self.matrices).transpose(
-                1, 2
-            )  # votes: their gradient by now
+            # The votes are their gradient by now.
+            du = self._product(self.votes.transpose(1, 2), self.matrices).transpose(1, 2)
             dmatrices = self._product(self.votes, self.u.transpose(1, 2))
         dbias = None
         if self.bias is not None:

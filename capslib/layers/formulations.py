@@ -1,7 +1,7 @@
-"""Dynamic routing with a hand-written backward: the algebra once, and a class of passes for each formulation of the votes.
+"""Dynamic routing with a hand-written backward: the algebra once, and a class for each formulation of the votes.
 
-Pass t couples by softmax(prior + votes . V), V being the sum of all earlier output capsules: a pass depends on the earlier
-ones through B * J * D numbers only. So nothing of the size of the votes is kept from the forward to the backward.
+Iteration t couples by softmax(prior + votes . V), V being the sum of all earlier output capsules: it depends on the
+earlier iterations through B * J * D numbers only. So nothing of the size of the votes is saved for the backward.
 Letters as in ``routing``.
 """
 
@@ -17,25 +17,30 @@ from torch.autograd.function import once_differentiable
 from capslib.layers.squash import squash, squash_backward
 
 
-class Passes(Protocol):
-    """What a formulation must do; all logits, couplings and their gradients are (B, J, I)."""
+class Formulation(Protocol):
+    """One way to sum the votes; all logits, couplings and their gradients are (B, J, I)."""
 
-    keeps_coupling: bool  # from the forward to the backward; else it is computed anew
+    saves_coupling: bool  # for the backward; else it is computed again
 
     @staticmethod
     def samples_at_once(u: Tensor, weight: Tensor) -> int:
         """How many samples to work on at a time."""
 
-    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
-        """Sum of the coupled votes, (B, J, D), and the coupling, if it is to be kept; V (B, J, D), None before the first
-        pass."""
+    def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
+        """Sum of the coupled votes, (B, J, D), and the coupling, at least if ``save``.
+
+        V is (B, J, D), None in the first iteration.
+        """
 
     def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
-        """Take the gradient of that sum; returns the one of V, if there is a V and the gradient goes ``onward`` through
-        the coupling, which is given where the formulation keeps it."""
+        """Take ds, the gradient of that sum, and return that of V.
+
+        None if there is no V or the gradient does not go ``onward`` through the coupling, which is given where the
+        formulation saves it.
+        """
 
     def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Of u (B, I, F), weight (on top of ``dweight``), bias (B, J, D) and prior, after the last ``back``."""
+        """Of u (B, I, F), weight (added to ``dweight``), bias (B, J, D) and prior, after the last ``back``."""
 
 
 class Samples:
@@ -82,10 +87,10 @@ class Samples:
         return sum(factor.sum(-1, keepdim=True) * vector for factor, vector in self.terms)
 
 
-class SharedPasses(Samples):
-    """One matrix an output capsule, (J, F, D): coupled inputs are summed before the product, votes are never formed."""
+class SharedFormulation(Samples):
+    """Shared weight, (J, F, D): coupled inputs are summed before the product, votes are never formed."""
 
-    keeps_coupling = True  # it is a small part of u
+    saves_coupling = True  # it is a small part of u
 
     @staticmethod
     def samples_at_once(u: Tensor, weight: Tensor) -> int:
@@ -93,14 +98,14 @@ class SharedPasses(Samples):
 
     def __init__(self, *tensors: Tensor | None) -> None:
         super().__init__(*tensors)
-        # Factors and vectors as the inputs see them, (B, J or 1, I) and (B, J or 1, F), and inputs summed by the factors.
+        # The gradient of u: factors (B, J or 1, I) times vectors (B, J or 1, F). And u summed by the factors.
         self.factors: list[Tensor] = []
         self.pulled: list[Tensor] = []
         self.pooled: list[Tensor] = []  # (B, J, F)
 
     def pull(self, x: Tensor) -> Tensor:
         """(B, J, D) -> (B, J, F)."""
-        return torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+        return torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)  # (J, B, D) @ (J, D, F)
 
     def push(self, pooled: Tensor, factors: Tensor) -> Tensor:
         """Sum of votes from the sum of inputs: (B, J, F) -> (B, J, D)."""
@@ -112,7 +117,7 @@ class SharedPasses(Samples):
         product = torch.bmm(pulled, self.u.transpose(1, 2))
         return product if self.bias is None else product + (x * self.bias).sum(-1, keepdim=True)
 
-    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+    def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
         if V is not None:
             coupling = self.softmax(self.agreement(self.pull(V), V))
             return self.push(torch.bmm(coupling, self.u), coupling), coupling
@@ -151,13 +156,13 @@ class SharedPasses(Samples):
         return du, step if dweight is None else dweight + step, self.dbias(), self.dprior
 
 
-class VotePasses(Samples):
-    """A matrix for each input and output capsule, (I, J, F, D), read fastest where (I, J, D, F) lies contiguous.
+class VoteFormulation(Samples):
+    """Unshared weights, (I, J, F, D), read fastest where (I, J, D, F) lies contiguous.
 
     Votes are formed, of so many samples at a time as a processor's cache holds.
     """
 
-    keeps_coupling = False
+    saves_coupling = False
 
     @staticmethod
     def samples_at_once(u: Tensor, weight: Tensor) -> int:
@@ -168,7 +173,7 @@ class VotePasses(Samples):
         super().__init__(*tensors)
         I, J, F, D = self.weight.shape
         self.matrices = self.weight.transpose(2, 3).reshape(I, J * D, F)
-        self.votes = torch.bmm(self.u.transpose(0, 1), self.matrices.transpose(1, 2)).view(I, -1, D)
+        self.votes = torch.bmm(self.u.transpose(0, 1), self.matrices.transpose(1, 2)).view(I, -1, D)  # (I, B * J, D)
         if self.bias is not None:
             self.votes.view(I, -1, J, D).add_(self.bias)
         self.rows = self.votes.transpose(0, 1)  # (B * J, I, D)
@@ -176,14 +181,14 @@ class VotePasses(Samples):
     def agreement(self, *vectors: Tensor) -> tuple[Tensor, ...]:
         """Products of all votes with each of the vectors: (B, J, D) -> (B, J, I)."""
         stacked = torch.stack(vectors, 2).flatten(0, 1)  # (B * J, k, D)
-        products = torch.bmm(stacked, self.rows.transpose(1, 2))
+        products = torch.bmm(stacked, self.rows.transpose(1, 2))  # (B * J, k, I)
         return products.unflatten(0, (-1, self.J)).unbind(2)
 
     def gather(self, factors: Tensor) -> Tensor:
-        """Weighed sums of votes: (B, J, I) -> (B, J, D)."""
+        """Weighted sums of votes: (B, J, I) -> (B, J, D)."""
         return torch.bmm(factors.flatten(0, 1).unsqueeze(1), self.rows).view(len(factors), self.J, -1)
 
-    def couple(self, V: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+    def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
         coupling = self.softmax(None if V is None else self.agreement(V)[0])
         return self.gather(coupling), coupling
 
@@ -206,9 +211,9 @@ class VotePasses(Samples):
         factors = torch.stack([factor for factor, _ in self.terms], -1).flatten(0, 1)  # (B * J, I, k)
         vectors = torch.stack([vector for _, vector in self.terms], 2).flatten(0, 1)  # (B * J, k, D)
         self.votes.copy_(torch.bmm(factors, vectors).transpose(0, 1))  # the votes are not needed any more
-        dvotes = self.votes.view(I, -1, J * D)
+        dvotes = self.votes.view(I, -1, J * D)  # (I, B, J * D)
         du = torch.bmm(dvotes, self.matrices).transpose(0, 1)
-        product = (dvotes.transpose(1, 2), self.u.transpose(0, 1))
+        product = (dvotes.transpose(1, 2), self.u.transpose(0, 1))  # (I, J * D, B), (I, B, F)
         if dweight is None:
             dweight = torch.bmm(*product).view(I, J, D, F).transpose(2, 3)
         else:
@@ -217,29 +222,29 @@ class VotePasses(Samples):
 
 
 class Routing(torch.autograd.Function):
-    """``route`` by one formulation: (v, coupling of the last pass (B, J, I), which carries no gradient)."""
+    """``route`` by one formulation: (v, coupling of the last iteration (B, J, I), without a gradient)."""
 
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
-        formulation: type[Passes],
+        formulation: type[Formulation],
         num_iterations: int,
         detach_iterations: bool,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         outputs = []
         for some in _chunks(formulation, tensors):
-            passes, V, sums, kept = formulation(*some), None, [], []
+            votes, V, sums, saved = formulation(*some), None, [], []
             for iteration in range(num_iterations):
-                s, coupling = passes.couple(V, keep=iteration + 1 == num_iterations)
+                s, coupling = votes.couple(V, save=iteration + 1 == num_iterations)
                 sums.append(s)
-                kept.append(coupling)
+                saved.append(coupling)
                 v = squash(s)
                 V = v if V is None else V + v
             outputs.append((v, coupling, torch.stack(sums, 1)))
         v, coupling, sums = map(_joined, zip(*outputs, strict=True))
-        kept = kept if formulation.keeps_coupling else []
-        ctx.save_for_backward(*tensors, sums, *kept)
+        saved = saved if formulation.saves_coupling else []
+        ctx.save_for_backward(*tensors, sums, *saved)
         ctx.formulation, ctx.detach_iterations = formulation, detach_iterations
         ctx.mark_non_differentiable(coupling)
         return v, coupling
@@ -252,26 +257,27 @@ class Routing(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx: torch.autograd.function.FunctionCtx, dv: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, sums, kept = ctx.saved_tensors[:5], ctx.saved_tensors[5], ctx.saved_tensors[6:]
+        tensors, sums, saved = ctx.saved_tensors[:5], ctx.saved_tensors[5], ctx.saved_tensors[6:]
         outputs, dweight = [], None
         parts = _chunks(ctx.formulation, tensors)
-        for some, s, grown in zip(parts, sums.split(len(parts[0][0])), dv.split(len(parts[0][0])), strict=True):
-            passes, v = ctx.formulation(*some), squash(s)
-            for t in range(s.shape[1] - 1, -1, -1):
+        size = len(parts[0][0])
+        for some, s, dv_t in zip(parts, sums.split(size), dv.split(size), strict=True):
+            votes, v = ctx.formulation(*some), squash(s)  # s, v: (B, iterations, J, D)
+            last = s.shape[1] - 1
+            for t in range(last, -1, -1):
                 V = v[:, :t].sum(1) if t else None
-                dV = passes.back(
-                    V, squash_backward(s[:, t], grown), not ctx.detach_iterations, kept[t] if kept else None
-                )
+                ds = squash_backward(s[:, t], dv_t)
+                dV = votes.back(V, ds, not ctx.detach_iterations, saved[t] if saved else None)
                 if dV is None:
                     break
-                grown = dV if t == s.shape[1] - 1 else grown + dV  # an earlier v is part of every later V
-            du, dweight, dbias, dprior = passes.gradients(dweight)
+                dv_t = dV if t == last else dv_t + dV  # an earlier v is part of every later V
+            du, dweight, dbias, dprior = votes.gradients(dweight)
             outputs.append((du, dbias, dprior))
         du, dbias, dprior = map(_joined, zip(*outputs, strict=True))
         return None, None, None, du, dweight, dbias, dprior, None
 
 
-def _chunks(formulation: type[Passes], tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+def _chunks(formulation: type[Formulation], tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
     """(u, weight, bias, prior, mask) of a few samples at a time."""
     u, weight, *others = tensors
     size = formulation.samples_at_once(u, weight)

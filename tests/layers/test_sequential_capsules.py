@@ -1,4 +1,4 @@
-"""Sequential and recurrent capsules and top-down attention: against P2's equations written as loops, and by what must hold."""
+"""Sequential and recurrent capsules against P2's equations written as loops, and by what must hold."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import doctest
 import numpy as np
 import pytest
 import torch
+from draws import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capslib.layers import RecurrentCapsules, SequentialCapsules, TopDownAttention, emotion_vector, sequential, slide
+from capslib.layers import RecurrentCapsules, SequentialCapsules, emotion_vector, sequential, slide
 
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)
 LAYERS = [SequentialCapsules, RecurrentCapsules]
 both = pytest.mark.parametrize("layer", LAYERS, ids=["sequential", "recurrent"])
-
-
-def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
-    return torch.as_tensor(scale * np.random.default_rng(seed).standard_normal(shape))
 
 
 def squashed(s: np.ndarray) -> np.ndarray:
@@ -26,12 +23,12 @@ def squashed(s: np.ndarray) -> np.ndarray:
     return length / (1 + length**2) * s  # equation 6
 
 
-def routed_in_loops(u: list, matrices: list, added: np.ndarray, passes: int) -> np.ndarray:
-    """P2 equations 3 to 7 for one window: u_i (F,), matrices[i] (J, D, F), added (J, D) to each vote before coupling."""
+def routed_in_loops(u: list, matrices: list, added: np.ndarray, iterations: int) -> np.ndarray:
+    """P2 equations 3 to 7 for one window: u_i (F,), matrices[i] (J, D, F), added (J, D) to each vote."""
     J, D, _ = matrices[0].shape
     votes = [[matrices[i][j] @ u[i] + added[j] for j in range(J)] for i in range(len(u))]
     logits, v = np.zeros((len(u), J)), np.zeros((J, D))
-    for _ in range(passes):
+    for _ in range(iterations):
         for j in range(J):
             s = np.zeros(D)
             for i in range(len(u)):
@@ -43,12 +40,12 @@ def routed_in_loops(u: list, matrices: list, added: np.ndarray, passes: int) -> 
     return v
 
 
-def heard(v: np.ndarray) -> np.ndarray:
+def vector(v: np.ndarray) -> np.ndarray:
     """Equation 8: capsules, then lengths."""
     return np.array([*v.ravel(), *(np.sqrt(capsule @ capsule) for capsule in v)])
 
 
-def clip_in_loops(layer: SequentialCapsules, x: np.ndarray, passes: int) -> np.ndarray:
+def clip_in_loops(layer: SequentialCapsules, x: np.ndarray, iterations: int) -> np.ndarray:
     """Equations 3 to 10 for one clip without padding, (C, T, Q); convolution position by position."""
     weight, bias = (p.detach().numpy() for p in (layer.primary.convolutions.weight, layer.primary.convolutions.bias))
     K, half = layer.primary.num_convolutions, weight.shape[-1] // 2
@@ -62,7 +59,7 @@ def clip_in_loops(layer: SequentialCapsules, x: np.ndarray, passes: int) -> np.n
         inside = min(layer.window, T - start)
         padded = np.zeros((C, layer.window + 2 * half, Q + 2 * half))
         padded[:, half : half + inside, half : half + Q] = x[:, start : start + inside]
-        u, own = [], []
+        u, unshared = [], []
         for t in range(inside):
             maps = np.empty((Q, len(weight)))
             for q in range(Q):
@@ -71,46 +68,50 @@ def clip_in_loops(layer: SequentialCapsules, x: np.ndarray, passes: int) -> np.n
             bins = [maps[q : q + layer.primary.pool].max(0) for q in range(0, Q, layer.primary.pool)]
             capsules = [b[k * F : (k + 1) * F] for b in bins for k in range(K)]
             u += [squashed(c) if layer.primary.squashed else c for c in capsules]
-            own += list(matrices[t * step : (t + 1) * step])
+            unshared += list(matrices[t * step : (t + 1) * step])
         added = layer.window_layer.bias.detach().numpy()
         if isinstance(layer, RecurrentCapsules) and before is not None:
             added = added + (layer.recurrent.weight.detach().numpy() @ before).reshape(added.shape)  # equation 9
-        before = heard(routed_in_loops(u, own, added, passes))
+        before = vector(routed_in_loops(u, unshared, added, iterations))
         outputs.append(before)
         start += layer.shift
     shared = layer.clip_layer.weight.detach().numpy().transpose(0, 2, 1)
-    return routed_in_loops(outputs, [shared] * len(outputs), layer.clip_layer.bias.detach().numpy(), passes)
+    return routed_in_loops(outputs, [shared] * len(outputs), layer.clip_layer.bias.detach().numpy(), iterations)
 
 
 @st.composite
 def layers(draw_from, largest: int = 4) -> tuple[SequentialCapsules, torch.Tensor, torch.Tensor, int]:
-    """A layer with all weights and biases drawn, clips (B, C, T, Q) that are zero past their lengths, and passes."""
+    """A layer with all weights drawn, clips (B, C, T, Q) that are zero past their lengths, lengths and iterations."""
     size = lambda low, high: draw_from(st.integers(low, high))  # noqa: E731
-    seed, passes, C, Q = size(0, 999), size(1, 3), size(1, 2), size(1, largest)
+    seed, iterations, C, Q = size(0, 999), size(1, 3), size(1, 2), size(1, largest)
     torch.manual_seed(seed)
     layer = draw_from(st.sampled_from(LAYERS))(
-        C, Q,
-        window=size(1, 3), shift=size(1, 3), out_capsules=size(1, 3), out_features=size(1, 3),
-        window_capsules=size(1, 3), window_features=size(1, 3), num_convolutions=size(1, 2), primary_features=size(1, 3),
-        kernel_size=draw_from(st.sampled_from([1, 3])), pool=size(1, 2), pool_before=draw_from(st.booleans()),
-        squashed=draw_from(st.booleans()), num_iterations=passes,
-    ).double()  # fmt: skip
+        C,
+        Q,
+        **{name: size(1, 3) for name in ("window", "shift", "out_capsules", "out_features", "primary_features")},
+        **{name: size(1, 3) for name in ("window_capsules", "window_features")},
+        **{name: size(1, 2) for name in ("num_convolutions", "pool")},
+        **{name: draw_from(st.booleans()) for name in ("pool_before", "squashed")},
+        kernel_size=draw_from(st.sampled_from([1, 3])),
+        num_iterations=iterations,
+    ).double()
     with torch.no_grad():
         for p in layer.parameters():
             p.copy_(0.5 * torch.randn_like(p))
     lengths = torch.tensor(draw_from(st.lists(st.integers(1, 6), min_size=1, max_size=2)))
     x = draw(len(lengths), C, int(lengths.max()), Q, seed=seed)
-    return layer, x * (torch.arange(x.shape[2]) < lengths[:, None])[:, None, :, None], lengths, passes
+    return layer, x * (torch.arange(x.shape[2]) < lengths[:, None])[:, None, :, None], lengths, iterations
 
 
 @PROPERTY
 @given(layers())
 def test_layers_equal_p2_equations_3_to_10_in_loops(drawn):
-    layer, x, lengths, passes = drawn
+    layer, x, lengths, iterations = drawn
     with torch.no_grad():
-        found = layer(x, lengths)
+        v = layer(x, lengths)
     for row, n in enumerate(lengths.tolist()):
-        np.testing.assert_allclose(found[row].numpy(), clip_in_loops(layer, x[row, :, :n].numpy(), passes), atol=1e-10)
+        expected = clip_in_loops(layer, x[row, :, :n].numpy(), iterations)
+        np.testing.assert_allclose(v[row].numpy(), expected, atol=1e-10)
 
 
 @PROPERTY
@@ -153,11 +154,8 @@ def test_recurrent_capsules_without_the_connection_are_sequential_ones():
 
 def test_what_comes_later_reaches_no_earlier_window():
     torch.manual_seed(0)
-    layer, x, lengths = (
-        RecurrentCapsules(2, 8, window=4, shift=2, pool=2),
-        draw(1, 2, 10, 8).float(),
-        torch.tensor([10]),
-    )
+    layer = RecurrentCapsules(2, 8, window=4, shift=2, pool=2)
+    x, lengths = draw(1, 2, 10, 8).float(), torch.tensor([10])
     changed = x.clone()
     changed[:, :, 6:] += 1.0
     with torch.no_grad():
@@ -211,17 +209,17 @@ def test_bf16_autocast_stays_near(layer):
     torch.testing.assert_close(rough.float(), exact, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("name", ["window", "shift", "pool", "window_capsules", "out_features", "num_iterations"])
+@pytest.mark.parametrize("name", ["window", "shift", "pool", "in_bins", "out_features", "num_iterations"])
 def test_sizes_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=r"must be at least 1|at least one pass"):
-        SequentialCapsules(2, 8, **{name: 0})
+    with pytest.raises(ValueError, match=f"{name}=0: must be at least 1"):
+        SequentialCapsules(**{"in_channels": 2, "in_bins": 8, name: 0})
 
 
 @both
 @pytest.mark.parametrize("shape", [(2, 2, 11, 15), (2, 3, 11, 16), (2, 11, 16)])
 def test_a_map_of_another_size_is_refused_even_if_it_pools_to_the_same(layer, shape):
     layer = layer(2, 16, window=4, shift=2)
-    with pytest.raises(ValueError, match=r"made for \(batch, 2 channels, time, 16 bins\)"):
+    with pytest.raises(ValueError, match=r"does not fit: expected \(B, 2, T, 16\)"):
         layer(torch.zeros(shape), torch.tensor([11, 3]))
 
 
@@ -229,30 +227,3 @@ def test_the_example_in_the_docstring_runs():
     tests = doctest.DocTestFinder().find(sequential, globs={"torch": torch, **vars(sequential)})
     results = [doctest.DocTestRunner().run(test) for test in tests]
     assert sum(result.attempted for result in results) > 0 and all(result.failed == 0 for result in results)
-
-
-# --- Attention by class
-
-
-@PROPERTY
-@given(T=st.integers(1, 5), F=st.integers(1, 4), K=st.integers(1, 4), normalized=st.booleans(), seed=st.integers(0, 99))
-def test_top_down_attention_equals_loops(T, F, K, normalized, seed):
-    layer, x = TopDownAttention(F, K, normalized=normalized).double(), draw(2, T, F, seed=seed)
-    lengths = [T, max(1, T - 2)]
-    found = layer(x, torch.arange(T) < torch.tensor(lengths)[:, None]).detach().numpy()
-    b, a = layer.bottom_up.weight[0].detach().numpy(), layer.top_down.weight.detach().numpy()
-    for row, n in enumerate(lengths):
-        steps = x[row, :n].numpy()
-        bottom = [step @ b for step in steps]
-        shares = [np.exp(m) / sum(np.exp(bottom)) for m in bottom] if normalized else [m / n for m in bottom]
-        expected = [sum(share * (step @ a[k]) for share, step in zip(shares, steps, strict=True)) for k in range(K)]
-        np.testing.assert_allclose(found[row], expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("normalized", [False, True])
-def test_top_down_attention_ignores_padding_and_passes_gradcheck(normalized):
-    layer, x = TopDownAttention(3, 2, normalized=normalized).double(), draw(2, 4, 3)
-    mask = torch.tensor([[True] * 4, [False] * 4])
-    assert torch.autograd.gradcheck(lambda x: layer(x, mask), x.clone().requires_grad_())
-    x[1] = torch.nan
-    assert (layer(x, mask)[1] == 0).all()

@@ -1,7 +1,8 @@
-"""Routing kernels against plain torch in float64: through Triton's interpreter anywhere, and on a GPU where there is one.
+"""Routing kernels against plain torch in float64: through Triton's interpreter anywhere, and on a GPU if there is one.
 
-The interpreter has to be chosen before Triton is first imported, and then holds for the whole process. So the first test
-runs this file again in a process of its own; to see one of those tests alone: TRITON_INTERPRET=1 pytest tests/test_kernels.py -k ...
+The interpreter has to be chosen before Triton is first imported, and then holds for the whole process. So the first
+test runs this file again in a process of its own; to see one of those tests alone:
+TRITON_INTERPRET=1 pytest tests/layers/test_kernels.py -k ...
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ needs_triton = pytest.mark.skipif(
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def reference(u, weight, passes, bias=None, mask=None, prior=None, detach=False):
+def reference(u, weight, iterations, bias=None, mask=None, prior=None, detach=False):
     """Procedure 1 of Sabour et al. as it is written, with all votes and growing logits; autograd does the rest."""
     equation = "bif,jfd->bijd" if weight.dim() == 3 else "bif,ijfd->bijd"
     votes = torch.einsum(equation, u, weight)
@@ -35,7 +36,7 @@ def reference(u, weight, passes, bias=None, mask=None, prior=None, detach=False)
     logits = votes.new_zeros(votes.shape[:3])
     if prior is not None:
         logits = logits + prior
-    for t in range(passes):
+    for t in range(iterations):
         coupling = logits.softmax(-1)
         if mask is not None:
             coupling = coupling * mask[..., None]
@@ -44,7 +45,7 @@ def reference(u, weight, passes, bias=None, mask=None, prior=None, detach=False)
         s = (coupling[..., None] * votes).sum(1)
         square = (s * s).sum(-1, keepdim=True)
         v = s * square / (1 + square) / (square + torch.finfo(s.dtype).tiny ** 0.5).sqrt()
-        if t + 1 < passes:
+        if t + 1 < iterations:
             logits = logits + (votes * v[:, None]).sum(-1)
     return v, coupling
 
@@ -68,26 +69,26 @@ def inputs(B, I, F, J, D, *, shared, bias="none", prior="none", mask="none", sca
             )
         else:
             leaves[name] = draw(*shape, seed=seed + index, scale=scale)
-    kept = torch.rand(B, I, generator=torch.Generator().manual_seed(seed)) > 0.4
-    leaves["mask"] = {"none": None, "some": kept, "nothing": torch.zeros(B, I, dtype=torch.bool)}[mask]
+    some = torch.rand(B, I, generator=torch.Generator().manual_seed(seed)) > 0.4
+    leaves["mask"] = {"none": None, "some": some, "nothing": torch.zeros(B, I, dtype=torch.bool)}[mask]
     return leaves
 
 
-def both(route, leaves, passes, detach, dtype=torch.float64, device="cpu"):
+def both(route, leaves, iterations, detach, dtype=torch.float64, device="cpu"):
     """The output, the coupling and the gradients of every input for one fixed direction."""
     at = {n: x if x is None or n == "mask" else x.to(dtype) for n, x in leaves.items()}
     at = {n: x if x is None else x.to(device) for n, x in at.items()}
     asked = [at[n].detach().requires_grad_() for n in NAMES if at[n] is not None]
     at |= dict(zip([n for n in NAMES if at[n] is not None], asked, strict=True))
-    v, coupling = route(at["u"], at["weight"], passes, at["bias"], at["mask"], at["prior"], detach)
+    v, coupling = route(at["u"], at["weight"], iterations, at["bias"], at["mask"], at["prior"], detach)
     direction = draw(*v.shape, seed=99).to(v)
     grads = torch.autograd.grad(v, asked, direction, allow_unused=True)
     return v, coupling, [torch.zeros_like(x) if g is None else g for g, x in zip(grads, asked, strict=True)]
 
 
-def compare(leaves, passes, detach=False, dtype=torch.float64, device="cpu", tolerance=1e-9):
-    ours = both(kernels.routed, leaves, passes, detach, dtype, device)
-    theirs = both(reference, leaves, passes, detach)
+def compare(leaves, iterations, detach=False, dtype=torch.float64, device="cpu", tolerance=1e-9):
+    ours = both(kernels.routed, leaves, iterations, detach, dtype, device)
+    theirs = both(reference, leaves, iterations, detach)
     for mine, right in zip((*ours[:2], *ours[2]), (*theirs[:2], *theirs[2]), strict=True):
         assert mine.shape == right.shape and mine.dtype == dtype
         largest = right.abs().max().item() if right.numel() else 0.0
@@ -134,7 +135,12 @@ except ValueError as error:
 @needs_triton
 class TestCuda:
     __test__ = not INTERPRETED
-    STUDY = ((32, 1152, 8, 10, 16, False), (144, 1280, 8, 8, 8, False), (32, 300, 256, 10, 16, True), (32, 300, 256, 10, 16, False))  # fmt: skip
+    STUDY = (
+        (32, 1152, 8, 10, 16, False),
+        (144, 1280, 8, 8, 8, False),
+        (32, 300, 256, 10, 16, True),
+        (32, 300, 256, 10, 16, False),
+    )
 
     @pytest.mark.parametrize("detach", [False, True])
     @pytest.mark.parametrize("sizes", STUDY)
@@ -167,7 +173,7 @@ class TestInterpreted:
     @PROPERTY
     @given(
         sizes=st.tuples(*[st.integers(1, 3)] * 5),
-        passes=st.integers(1, 4),
+        iterations=st.integers(1, 4),
         shared=st.booleans(),
         bias=st.sampled_from(["none", "one", "clip"]),
         prior=st.sampled_from(["none", "one", "input", "all"]),
@@ -178,12 +184,12 @@ class TestInterpreted:
         programs=st.sampled_from([2, kernels.PROGRAMS]),
     )
     def test_output_coupling_and_every_gradient(
-        self, sizes, passes, shared, bias, prior, mask, detach, strided, seed, programs
+        self, sizes, iterations, shared, bias, prior, mask, detach, strided, seed, programs
     ):
         leaves = inputs(*sizes, shared=shared, bias=bias, prior=prior, mask=mask, strided=strided, seed=seed)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kernels, "PROGRAMS", programs)  # few programs take several steps each
-            compare(leaves, passes, detach)
+            compare(leaves, iterations, detach)
 
     @pytest.mark.parametrize(
         "sizes, shared, programs",
@@ -247,21 +253,21 @@ class TestInterpreted:
     def test_without_a_gradient_the_output_is_the_same(self):
         leaves = inputs(1, 4, 3, 2, 3, shared=False)
         u, weight = leaves["u"].requires_grad_(), leaves["weight"]
-        kept = kernels.routed(u, weight, 4)
+        v, coupling = kernels.routed(u, weight, 4)
         with torch.no_grad():
             bare = kernels.routed(u, weight, 4)
-        assert not kept[1].requires_grad and not bare[0].requires_grad
-        assert torch.equal(kept[0], bare[0]) and torch.equal(kept[1], bare[1])
+        assert not coupling.requires_grad and not bare[0].requires_grad
+        assert torch.equal(v, bare[0]) and torch.equal(coupling, bare[1])
 
     def test_shapes_and_sizes_that_do_not_fit_are_named(self):
         u, weight = torch.zeros(2, 6, 3), torch.zeros(4, 3, 5)
-        with pytest.raises(ValueError, match="do not fit"):
+        with pytest.raises(ValueError, match="does not fit"):
             kernels.routed(u, torch.zeros(5, 4, 3, 5))
         with pytest.raises(ValueError, match="bias"):
             kernels.routed(u, weight, bias=torch.zeros(4, 6))
         with pytest.raises(ValueError, match="mask"):
             kernels.routed(u, weight, mask=torch.ones(2, 5, dtype=torch.bool))
-        with pytest.raises(ValueError, match="at least one pass"):
+        with pytest.raises(ValueError, match="num_iterations=0: must be at least 1"):
             kernels.routed(u, weight, 0)
         with pytest.raises(ValueError, match="at most 64"):
             kernels.routed(u, torch.zeros(4, 3, 65))
