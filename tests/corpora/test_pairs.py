@@ -1,4 +1,4 @@
-"""P1's and P2's protocol and tables: published and ours are never mixed."""
+"""P1's and P2's protocol: one speaker of a pair validates, the other tests."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import trees
 
 from capslib import corpora
 from capslib.errors import CapslibError
-
-# --- protocol ------------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("task", "tester", "other"), [("emotion4_p2", "male", "female"), ("emotion4_p2_swapped", "female", "male")]
