@@ -1,8 +1,9 @@
 """Versions of code: a hash of the definitions that a result can reach, and of nothing else.
 
-A record is looked up by what decides its run. Of the code that is every function, class and constant that can be reached, name by
-name, from the function that makes the result. Where a definition lives, imports, comments, docstrings, annotations and the names
-of local variables change nothing; of an open table (``TABLES``) only the entries count that the configuration names.
+A record is looked up by what decides its run. Of the code that is every function, class and constant that can be
+reached, name by name, from the function that makes the result. Where a definition lives, imports, comments, docstrings,
+annotations, the words of errors and the names of local variables change nothing; of an open table (``TABLES``) only the
+entries count that the configuration names.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from capslib.errors import CapslibError
 
 # Dictionaries by name of what a configuration can choose from: another entry does not make records old.
 TABLES = ("KINDS", "LOSSES", "MODELS", "MULTI_LABEL", "OPTIMIZERS", "PERTURBATIONS", "ROUTINGS", "SCHEDULES")
-# Fingerprints of the data stand for the corpora, the configuration in the key for its class; kernels and native passes give the
-# numbers of the plain formulations up to rounding, on devices that the provenance names; the others cannot change a number.
+# Fingerprints of the data stand for the corpora, the configuration in the key for its class; kernels and native code give
+# the numbers of the plain formulations up to rounding, on devices that the provenance names; the others change no number.
 NOT_CODE = (
     "capslib.corpora",
     "capslib.errors",
@@ -38,7 +39,7 @@ _SCOPES = (*_FUNCTIONS, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorEx
 
 @dataclass(frozen=True)
 class _Module:
-    """What a module binds at its top: statements by name ("" for those that bind none), and (module, name) of each import."""
+    """What a module binds: statements by name ("" for those that bind none), and (module, name) of each import."""
 
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
@@ -147,7 +148,7 @@ class _Reader:
         return f"{type(node).__name__}({','.join(parts)})"
 
     def scope(self, node: ast.AST) -> str:
-        """Parameters keep their names, which callers may use; other local names are numbered in the order of their use."""
+        """Parameters keep their names, which callers may use; other local names are numbered as they are used."""
         arguments = node.args if isinstance(node, _FUNCTIONS) else None
         outside = ""
         if arguments is not None:  # defaults and decorators belong to the scope around

@@ -1,10 +1,10 @@
 """Records of older code, given the key of today's where a change of code is shown to change no number.
 
-Every number of a record comes from the code that its version names. When code is edited that should not change a number (another
-name, a clearer formulation), a short run of every system is made by the older code, from a checkout of it, and by today's, on
-one machine; so are the outputs of the probes that looked at such runs. Only where all are the same to the bit do records and
-outputs keep their numbers under the new version, and the records say so. This stands above ``study`` and ``probes`` because it
-deals with the files of both.
+Every number of a record comes from the code that its version names. When code is edited that should not change a number
+(another name, a clearer formulation), a short run of every system is made by the older code, from a checkout of it, and
+by today's, on one machine; so are the outputs of the probes of such runs. Only where all are the same to the bit do
+records and outputs keep their numbers under the new version, and the records say so. This is above ``study`` and
+``probes`` because it deals with the files of both.
 """
 
 from __future__ import annotations

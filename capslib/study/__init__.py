@@ -1,6 +1,6 @@
 """The study: grids of runs, their records, and where both lie.
 
-``grid`` says which runs, ``run`` trains those that have no record, ``Runs`` holds the records for tables, tests and figures.
+``grid`` says which runs, ``run`` trains those that have no record, ``Runs`` holds the records for tables and tests.
 """
 
 from capslib.study.executors import executor

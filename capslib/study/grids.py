@@ -17,8 +17,8 @@ from capslib.training import RunConfig
 System = tuple[str, Mapping[str, object]] | tuple[str, Mapping[str, object], Mapping[str, object]]
 
 
-# Of corpora that name no budget of their own (``Source.budgets``). The full profile's epochs, here and there, are what two cores
-# could do, the same for every system: 250 (EmoDB) to 1,100 batches a run.
+# Of corpora that name no budget of their own (``Source.budgets``). The full profile's epochs, here and there, are what
+# two cores could do, the same for every system: 250 (EmoDB) to 1,100 batches a run.
 BUDGETS: Mapping[str, Budget] = {
     "quick": Budget(epochs=5, batch_size=16, max_splits=1, max_train_clips=300),
     "full": Budget(epochs=20, batch_size=16),
@@ -104,9 +104,9 @@ def grid(
 
     Args:
         corpus: keys; those not here are listed in ``absent``, with how to get them.
-        model: names, or systems: a model with options that differ from its defaults, and perhaps fields of ``RunConfig``
-            that differ from the profile's; or a mapping that names such systems: ``{"5 iterations": ("caps",
-            {"num_iterations": 5}), "untrained": ("caps", {}, {"epochs": 0})}``. A source takes the run's seed.
+        model: names, or systems: a model with options that differ from its defaults, and perhaps fields of
+            ``RunConfig`` that differ from the profile's; or a mapping that names such systems: ``{"5 iterations":
+            ("caps", {"num_iterations": 5}), "untrained": ("caps", {}, {"epochs": 0})}``. A source takes the run's seed.
         profile: "quick" or "full": how many epochs, seeds and folds (``Source.budgets``, else ``BUDGETS``).
         seeds: instead of the profile's.
         folds: the first so many of each corpus, if that is fewer than the profile's.

@@ -33,7 +33,7 @@ class Runs:
     notes: tuple[str, ...] = ()
 
     def frame(self) -> pd.DataFrame:
-        """One row per run: corpus, system, model, options, split, seed, test accuracy and UA, parameters, seconds, key."""
+        """One row per run: what was run, its accuracies, parameters, clips, seconds and key."""
         rows = [{name: value(record) for name, value in _COLUMNS.items()} for record in self.records]
         return pd.DataFrame(rows, columns=list(_COLUMNS))
 

@@ -1,4 +1,4 @@
-"""Train what a grid lacks: one record per run, written as the run ends, so that an interruption loses only what is under way."""
+"""Train what a grid lacks: a record per run, written as it ends: an interruption loses only what is under way."""
 
 from __future__ import annotations
 
