@@ -54,8 +54,8 @@ class CNN(AudioModel):
         for convolution, norm, pool in zip(self.convolutions, self.norms, self.pools, strict=True):
             x = norm(convolution(x.transpose(1, 2)).transpose(1, 2), mask).relu()  # (B, T, in) -> (B, T, out)
             x = x * mask.unsqueeze(-1)  # the next convolution sees zeros behind a clip's end, as if it were alone
-            if pool > 1:
-                x = nn.functional.max_pool1d(x.transpose(1, 2), pool, ceil_mode=True).transpose(1, 2)  # T -> T / pool
+            if pool > 1:  # an incomplete window at the end counts, so that no clip vanishes: T -> ceil(T / pool)
+                x = nn.functional.max_pool1d(x.transpose(1, 2), pool, ceil_mode=True).transpose(1, 2)
                 lengths = torch.div(lengths + pool - 1, pool, rounding_mode="floor")
                 mask = lengths_to_mask(lengths, x.shape[1])
         return masked_mean(x, mask)
@@ -88,7 +88,7 @@ class RecurrentTrunk(nn.Module):
         """(B, T, F), (B,) -> steps (B, T, 2 * hidden_features), zero past a length, and their mask (B, T)."""
         mask = lengths_to_mask(lengths, x.shape[1])
         x = self.second(self.first(self.norm(x, mask), lengths), lengths)
-        return self.dropout(x) * mask.unsqueeze(-1), mask
+        return self.dropout(x) * mask.unsqueeze(-1), mask  # the LSTMs leave steps past a length undefined
 
 
 class LSTM(AudioModel):
@@ -102,7 +102,7 @@ class LSTM(AudioModel):
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> those two states side by side, (B, 2 * hidden_features)."""
         steps, _ = self.trunk(self.standardize(features), lengths)
-        half = steps.shape[-1] // 2
+        half = steps.shape[-1] // 2  # forward states first, then backward ones
         # Each direction where it has read the whole clip: forward at the clip's own last frame, backward at the first.
         last = steps[torch.arange(len(steps), device=steps.device), (lengths - 1).clamp_min(0), :half]
         return torch.cat([last, steps[:, 0, half:]], dim=-1)
@@ -146,7 +146,7 @@ class CapsNet(AudioModel):
     clips of any length go in.
     """
 
-    loss = "margin"
+    loss = "margin"  # Sabour et al. 2017, equation 4
 
     def __init__(self, in_features: int, num_classes: int, config: CapsNetConfig) -> None:
         super().__init__(in_features)
@@ -161,7 +161,7 @@ class CapsNet(AudioModel):
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> class capsules side by side, (B, classes * capsule_features)."""
-        return self.capsule_vectors(features, lengths).flatten(1)
+        return self.capsule_vectors(features, lengths).flatten(1)  # (B, classes, D) -> (B, classes * D)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> lengths of the class capsules (B, classes)."""
@@ -228,9 +228,11 @@ class DecodedCapsNet(CapsNet):
         self.weight, self.num_frames = config.weight, config.num_frames
         sizes = (num_classes * config.capsule_features, *config.decoder_features)
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
+        # A sigmoid last, because features are scaled to [0, 1] for the reconstruction.
         self.decoder = nn.Sequential(
             *layers, nn.Linear(sizes[-1], config.num_frames * config.out_features), nn.Sigmoid()
         )
+        # Buffers, so that they are saved with the weights.
         self.register_buffer("low", torch.zeros(config.out_features))
         self.register_buffer("high", torch.ones(config.out_features))
 
@@ -244,6 +246,7 @@ class DecodedCapsNet(CapsNet):
     def scaled(self, features: Tensor) -> Tensor:
         """Leading features in [0, 1] by the training part's range: (B, T, in_features) -> (B, T, out_features)."""
         leading = features[..., : len(self.low)]
+        # A feature that never changes in training has no range; a test clip's may lie outside of it.
         return ((leading - self.low) / (self.high - self.low).clamp_min(1e-12)).clamp(0.0, 1.0)
 
     def reconstruct(self, capsules: Tensor, classes: Tensor) -> Tensor:
@@ -257,6 +260,7 @@ class DecodedCapsNet(CapsNet):
         """
         selected = nn.functional.one_hot(classes, capsules.shape[1]) if classes.dim() == 1 else classes
         masked = capsules * selected.unsqueeze(-1).to(capsules.dtype)  # (B, classes, capsule_features)
+        # (B, num_frames * out_features) -> (B, num_frames, out_features)
         return self.decoder(masked.flatten(1)).unflatten(1, (self.num_frames, -1))
 
     def error(self, capsules: Tensor, features: Tensor, lengths: Tensor, classes: Tensor) -> Tensor:
@@ -265,7 +269,7 @@ class DecodedCapsNet(CapsNet):
         Raises:
             CapslibError: if a clip has more frames than the decoder writes.
         """
-        true = self.scaled(features[:, : int(lengths.max())])
+        true = self.scaled(features[:, : int(lengths.max())])  # (B, T, out_features)
         if true.shape[1] > self.num_frames:
             raise CapslibError(
                 f"the decoder writes {self.num_frames} frames and a clip has {true.shape[1]}: set num_frames to the "
@@ -273,7 +277,7 @@ class DecodedCapsNet(CapsNet):
             )
         written = self.reconstruct(capsules, classes)[:, : true.shape[1]]
         frames = (written - true).abs().mean(-1) * lengths_to_mask(lengths, true.shape[1])  # (B, T)
-        return frames.sum(-1) / lengths.clamp_min(1)
+        return frames.sum(-1) / lengths.clamp_min(1)  # every clip counts the same, however long
 
     def objective(self, features: Tensor, lengths: Tensor, targets: Tensor, loss: nn.Module) -> Tensor:
         """Margin loss and ``weight`` times the error of the reconstruction from the true class' capsule."""
@@ -321,6 +325,7 @@ class JoinedCapsNet(CapsNet):
         # All frames of a clip hold the same vector: (B, source_features) -> (B, source_capsules, 2 * hidden_features)
         votes = self.project(x[:, 0, self.own_features :].unflatten(-1, (self.source_capsules, -1)))
         valid = mask.new_ones(len(mask), self.source_capsules)
+        # (B, T + source_capsules, 2 * hidden_features) and its mask
         return self.capsules(torch.cat([steps, votes], dim=1), torch.cat([mask, valid], dim=1))
 
 

@@ -47,6 +47,7 @@ class TrunkSystem(System):
     def __init__(self, in_features: int, num_classes: int, config: TrunkConfig) -> None:
         super().__init__(in_features)
         self.trunk = ConvolutionalTrunk(in_features, config.pools)
+        # Second, so that all systems of one seed start from the same CNN component.
         self.head = self.branch(self.trunk, num_classes, config)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -211,6 +212,7 @@ class CNNCap(System):
             config.primary_features,
             num_classes,
             config.capsule_features,
+            # steps x bins of the longest map x capsules of each position
             in_capsules=shrunk(config.num_frames, self.trunk.frames_a_step) * self.trunk.bins * config.num_convolutions,
             num_iterations=config.num_iterations,
             init_gain=config.init_gain,
@@ -220,7 +222,7 @@ class CNNCap(System):
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
         features, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
-        maps, steps = self.trunk(features, lengths)
+        maps, steps = self.trunk(features, lengths)  # (B, frames, bins) -> (B, C, T, Q)
         return route_positions(self.capsules, self.primary(maps), lengths_to_mask(steps, maps.shape[2]))
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -268,6 +270,7 @@ class LSTMCap(System):
         """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
         x, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
         mask = lengths_to_mask(lengths, x.shape[1])
+        # Zeros past the end: the convolutions reach beyond it.
         x = self.second(self.first(x, lengths)[0], lengths)[0] * mask.unsqueeze(-1)
         u = self.convolutions(x.transpose(1, 2)).transpose(1, 2)  # (B, T, F) -> (B, F, T) -> (B, T, capsule)
         # (B, T, capsule) -> (B, T, 1, capsule): one capsule per step
@@ -311,6 +314,7 @@ class Ref15CNN(System):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(i, o, config.kernel_size, padding=config.kernel_size // 2) for i, o in itertools.pairwise(sizes)
         )
+        # Channels x bins that are left after a pooling by two, rounded up, behind each convolution.
         self.step_features = sizes[-1] * math.ceil(in_features / 2 ** len(config.channels))
         self.dense = nn.Linear(self.summary_features(config), config.dense_features)
         self.dropout = nn.Dropout(config.dropout)
@@ -323,6 +327,7 @@ class Ref15CNN(System):
 
     def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), zero past a length, (B,) -> mean over the steps, (B, C * Q)."""
+        # Steps past the end are zero, so that the sum is over the clip's own.
         return frames_of(maps).sum(1) / lengths.clamp_min(1).unsqueeze(-1)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:

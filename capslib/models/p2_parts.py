@@ -107,7 +107,7 @@ class System(AudioModel):
         Raises:
             CapslibError: if the number of bins is not the model's, there is no frame, or one is not finite.
         """
-        bins = len(self.standardize.mean)
+        bins = len(self.standardize.mean)  # that the model was built for
         if features.dim() != 3 or features.shape[-1] != bins or not features.shape[1]:
             raise CapslibError(
                 f"features {tuple(features.shape)} do not fit a {type(self).__name__} for {bins} bins: give (clips, "
@@ -144,6 +144,7 @@ class ConvolutionalTrunk(nn.Module):
         self.pools, self.channels, self.bins, self.frames_a_step = pools, 2 * channels, in_bins, 1
         for time, frequency in pools:
             self.bins, self.frames_a_step = shrunk(self.bins, frequency), self.frames_a_step * time
+        # (time, frequency): wide kernels see the spectrum of a moment, tall ones the course of a few bins.
         self.wide = nn.Conv2d(1, channels, (2, 8))
         self.tall = nn.Conv2d(1, channels, (8, 2))
         self.third = nn.Conv2d(2 * channels, 2 * channels, 5, padding=2)
@@ -165,6 +166,7 @@ class ConvolutionalTrunk(nn.Module):
         # (B, frames, bins) -> (B, 1, frames + 7, bins + 7), "same" padding, channels last in memory
         x = functional.pad(x, (3, 4, 3, 4)).unsqueeze(-1).movedim(-1, 1)
         x, lengths = pooled(functional.conv2d(x, torch.cat(kernels), bias), lengths, self.pools[0])
+        # (B, 2 * channels, T, Q), smaller after each pooling
         for convolution, pool in ((self.third, self.pools[1]), (self.fourth, self.pools[2])):
             x, lengths = pooled(convolution(x), lengths, pool)
         return x, lengths
@@ -201,7 +203,7 @@ class BiRecurrent(nn.Module):
         """One direction: (B, T, F) -> (B, T, hidden_features)."""
         bias = weights["bias"]
         x = x.to(bias.dtype)  # under autocast too: the recurrence is computed in full precision
-        start = x.new_zeros(1, len(x), self.hidden_features)
+        start = x.new_zeros(1, len(x), self.hidden_features)  # (layers, B, hidden_features)
         tensors = [weights["inputs"], weights["states"], bias, torch.zeros_like(bias)]
         # bias, one layer, no dropout, training, one direction, batch first
         settings = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
@@ -274,6 +276,7 @@ class AttentionBranch(nn.Module):
     def embed(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), (B,) -> the attended steps, (B, dense_features)."""
         steps, _ = self.recurrent(frames_of(maps), lengths)
+        # Before the last layer as in the other branches: it is the attention here.
         return self.attention.attended(self.dropout(self.dense(steps).relu()), lengths_to_mask(lengths, steps.shape[1]))
 
     def forward(self, maps: Tensor, lengths: Tensor) -> Tensor:
@@ -287,7 +290,7 @@ class CapsuleBranch(Branch):
     layer = SequentialCapsules
 
     def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: CapsuleConfig) -> None:
-        super().__init__(num_classes * (config.capsule_features + 1), num_classes, config)
+        super().__init__(num_classes * (config.capsule_features + 1), num_classes, config)  # + 1: P2 equation 8
         step = trunk.frames_a_step  # windows are given in frames of the spectrogram, and cut from the pooled map
         for name, frames in (("window", config.window), ("shift", config.shift)):
             if frames < 1 or frames % step:

@@ -181,7 +181,7 @@ def _epochs(
     optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
     decay = SCHEDULES[config.schedule]
     schedule = decay(optimizer) if decay else None
-    random = np.random.default_rng(config.seed)
+    random = np.random.default_rng(config.seed)  # of order and levels; initialization and dropout use torch's
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
         train_loss = train_epoch(model, part, loss, optimizer, config, random, device, epoch, schedule)
@@ -203,13 +203,7 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def _save(
-    weights: Path,
-    state: Mapping[str, Tensor],
-    config: RunConfig,
-    corpus: corpora.Corpus,
-    options: Mapping[str, object],
-) -> None:
+def _save(weights: Path, state: dict[str, Tensor], config: RunConfig, corpus: corpora.Corpus, options: Mapping) -> None:
     """Write a state with all that is needed to use it on other recordings, as JSON in the metadata."""
     metadata = {
         "model": config.model,
@@ -220,4 +214,4 @@ def _save(
         "features": asdict(config.features),
     }
     metadata = {name: json.dumps(value) for name, value in metadata.items()}
-    paths.write_atomically(weights, lambda temporary: save_file(dict(state), temporary, metadata))
+    paths.write_atomically(weights, lambda temporary: save_file(state, temporary, metadata))
