@@ -48,9 +48,21 @@ class BiLSTM(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, in_features), (B,) -> (B, T, 2 * hidden_features); steps past a length are undefined."""
-        ahead, _ = self.ahead(x)
-        back, _ = self.back(reverse(x, lengths))
+        ahead = self.run(self.ahead, x)
+        back = self.run(self.back, reverse(x, lengths))
         return torch.cat([ahead, reverse(back, lengths)], dim=-1)
+
+    @staticmethod
+    def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
+        """One direction. Under autocast, torch's LSTM fails on a processor without bfloat16: there in the weights' type."""
+        if (
+            x.device.type != "cpu"
+            or not torch.is_autocast_enabled("cpu")
+            or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        ):
+            return lstm(x)[0]
+        with torch.autocast("cpu", enabled=False):
+            return lstm(x.to(lstm.weight_ih_l0.dtype))[0]
 
 
 class MaskedBatchNorm(nn.Module):
