@@ -55,7 +55,7 @@ def records(
 
 
 def runs_of(*some: list[dict], keys: tuple[str, ...] | None = None, cards: dict | None = None) -> Runs:
-    """Runs of these records, on corpora of ``CARDS`` (by default the records', or EmoDB if there are none) or ``cards``."""
+    """Runs of these records, on corpora of ``CARDS`` (the records', or EmoDB if there are none) or of ``cards``."""
     together = tuple(record for several in some for record in several)
     keys = keys or tuple(dict.fromkeys(record["config"]["corpus"] for record in together)) or (EMODB,)
     return Runs(Grid("full", (), cards or {key: dict(CARDS[key]) for key in keys}, {}), together, (), (), ())

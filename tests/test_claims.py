@@ -190,12 +190,12 @@ def test_little_data_is_the_corpus_with_the_fewest_training_clips():
 def read(monkeypatch, shares: dict[str, Sequence[float]]) -> Reading:
     """A number of a probe, of these systems: one per fold."""
 
-    def looks(runs, probe, train, given, corpus, system):
+    def run(runs, probe, train, corpus, system):
         numbers = enumerate(shares.get(system, []), start=1)
         return [{"split": f"fold{k}", "seed": 0, "share": share} for k, share in numbers]
 
-    monkeypatch.setattr(claims.insight, "looks", looks)
-    return Reading(looks, "share", lambda result: result["share"])
+    monkeypatch.setattr(claims.probes, "run", run)
+    return Reading(run, "share", lambda result: result["share"])
 
 
 MOST = [0.90, 0.91, 0.89, 0.92, 0.90]

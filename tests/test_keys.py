@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import textwrap
 
 import pytest
 
-from capslib import keys, models, study
+from capslib import keys, models, probes, study
 from capslib.errors import CapslibError
 from capslib.records import run_key
 
@@ -130,7 +131,7 @@ def test_a_name_that_nothing_defines_is_refused(version):
 
 
 def reached(model: str) -> set[str]:
-    roots = (("capslib.training", "train"), (models.home(model), "MODELS"))
+    roots = (study.grids.TRAIN, (models.home(model), "MODELS"))
     return {name for _, name in keys.reachable(roots, frozenset({model, "mfcc", "constant", *models.words(model)}))}
 
 
@@ -155,3 +156,15 @@ def test_every_committed_record_is_of_the_code_of_today(profile):
         code = study.code_of(record["config"])
         assert record["code"] == code, f"{record['key']}: see `python -m capslib migrate`"
         assert record["key"] == run_key(record["config"], record["data"]["fingerprint"], code)
+
+
+@pytest.mark.parametrize("profile", ["full", "quick"])
+def test_every_committed_output_of_a_probe_is_of_the_code_of_today(profile):
+    store, seen = study.store(profile), set()
+    for folder in store.folders:
+        for file in sorted((folder.parent / "probes").glob("[!.]*.json")):
+            name, _, key = file.stem.partition("-")
+            config = store.get(key)["config"]
+            assert json.loads(file.read_text())["code"] == probes.code_of(config, name), file.name
+            seen.add(name)
+    assert seen == set(probes.PROBES)

@@ -34,8 +34,11 @@ def test_a_misspelt_paper_or_table_is_named_with_the_nearest():
         published.values("P9", "Table 1")
 
 
-def test_the_file_is_whole():
-    everything = pd.read_csv(paths.root() / "data" / "published.csv", dtype=str, keep_default_na=False)
+def test_the_files_are_whole():
+    files = sorted((paths.root() / "data" / "published").glob("*.csv"))
+    printed = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
+    assert [set(frame["paper"]) for frame in printed] == [{file.stem.upper()} for file in files]
+    everything = pd.concat(printed)
     assert list(everything) == ["paper", "table", "row", "column", "metric", "unit", "value", "note"]
     assert not everything.duplicated(["paper", "table", "row", "column", "metric"]).any()
     assert set(everything["paper"]) == {"P0", "P1", "P2", "P3", "P4"}

@@ -50,9 +50,8 @@ def test_executed_notebook_agrees_with_the_one_in_git(rendered):
     git = nbformat.read(paths.root() / "notebooks" / "02_baselines.ipynb", as_version=4)
 
     def tables(notebook):
-        return [
-            o.data["text/html"] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "data" in o and "text/html" in o.data
-        ]  # fmt: skip
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        return [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
 
     assert tables(ours) == tables(git)
 

@@ -54,12 +54,9 @@ class BiLSTM(nn.Module):
 
     @staticmethod
     def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
-        """One direction. Under autocast, torch's LSTM fails on a processor without bfloat16: there in the weights' type."""
-        if (
-            x.device.type != "cpu"
-            or not torch.is_autocast_enabled("cpu")
-            or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        ):
+        """One direction; in the weights' type on a processor without bfloat16, where torch's LSTM fails under autocast."""
+        native = x.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if native or not torch.is_autocast_enabled("cpu"):
             return lstm(x)[0]
         with torch.autocast("cpu", enabled=False):
             return lstm(x.to(lstm.weight_ih_l0.dtype))[0]

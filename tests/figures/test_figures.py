@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import matplotlib
 import pandas as pd
 import pytest
-from capslib.statistics_emotion import METRICS
 from fabricated import EMODB, HIGH, LOW, RAVDESS, records, runs_of
 
 from capslib import figures, study
+from capslib.statistics import METRICS
 
 matplotlib.use("Agg")
 SYSTEMS = ["cnn", "lstm", "att", "caps"]

@@ -10,7 +10,7 @@ import torch
 import trees
 from fabricated import CARDS, EMODB, HIGH, LOW, RAVDESS, records, runs_of
 
-from capslib import claims, corpora, models, runs, tables_emotion
+from capslib import claims, corpora, models, published, training
 from capslib.claims import NO_DATA, REFUTED, SUPPORTED
 from capslib.errors import CapslibError
 from capslib.papers import p1, p2, p2_tables
@@ -24,14 +24,14 @@ def test_spectrograms_keep_10_hertz_per_bin(rate, bins):
 
 def test_systems_are_the_papers_and_their_variants():
     systems = p2.systems(epochs=2)
-    published = {row for row, _, _ in tables_emotion.values("P2", "Table V")}
-    assert {name.removesuffix(" [15]") for name in p2.TABLE_V} == published
+    printed = {row for row, _, _ in published.values("P2", "Table V")}
+    assert {name.removesuffix(" [15]") for name in p2.TABLE_V} == printed
     for name, (model, options, changes) in systems.items():
         models.entries()[model].config(**options)
-        config = runs.RunConfig("c", "s", model, tuple(options.items()), **changes)
+        config = training.RunConfig("c", "s", model, tuple(options.items()), **changes)
         assert config.epochs == 2 and config.schedule == "loss_decay"
         assert config.segment_frames == (1000 if name in ("LSTM_Cap", "LSTM_Cap, no curriculum") else 200)
-        assert config.order in runs.ORDERS
+        assert config.order in training.ORDERS
         assert (config.order == "random") == name.endswith("no curriculum")
     assert dict(systems["CNN_SeqCap, 2 iterations"][1]) == {"num_iterations": 2} and set(p2.FIG_7) < set(systems)
 
@@ -69,7 +69,7 @@ def test_segments_are_those_that_training_cuts(data_folder):
     corpus = corpora.load(EMODB)
     row = p2_tables.segments({EMODB: {}, RAVDESS: {}}, frames=4, window=3)
     clips = [torch.zeros(1 + (len(corpus.audio(item)) - 640) // 160, 1) for item in corpus.table.index]
-    pieces = runs.Part(clips, torch.zeros(len(clips))).segmented(4).lengths
+    pieces = training.Part(clips, torch.zeros(len(clips))).segmented(4).lengths
     assert list(row["corpus"]) == [EMODB] and row["segments"].item() == len(pieces)
     assert row["of 4 frames"].item() == f"{np.mean(pieces == 4):.0%}" != "100%"
     assert row["below 3"].item() == f"{np.mean(pieces < 3):.0%}" != "0%"
@@ -106,7 +106,7 @@ def test_every_claim_answers_where_nothing_was_run():
 def test_claims_name_systems_that_the_grid_has(monkeypatch):
     asked = set()
     monkeypatch.setattr(claims.statistics, "records_of", lambda runs, key, system: asked.add(system) or [])
-    monkeypatch.setattr(claims.insight, "looks", lambda *_, system, **__: asked.add(system) or [])
+    monkeypatch.setattr(claims.probes, "run", lambda *_, system, **__: asked.add(system) or [])
     for claim in (*p1.CLAIMS.values(), *p2.CLAIMS.values()):
         claim.answer(runs_of())
     assert asked <= {*p2.systems(), *p2.AVERAGED, "CNN_SeqCap, untrained"} and len(asked) > 20

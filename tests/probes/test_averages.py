@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 import trees
 from fabricated import EMODB, EMOTIONS, records
 
-from capslib import claims, claims_emotion, corpora, models, paths, probes, recipes, study, training
+from capslib import claims, corpora, models, paths, probes, study, training
 from capslib.errors import CapslibError
+from capslib.papers import p2
 from capslib.probes import averaged
-from capslib.records import source_version
 
 
 def part_of_an_average(system: str, probabilities: list[list[float]], split: str = "fold1") -> tuple[dict, dict]:
@@ -73,7 +72,7 @@ def test_the_ledger_reads_the_probabilities_that_the_notebook_stores(
     """Each of two networks is sure where the other errs by little; the ledger averages what the notebook stores."""
     monkeypatch.setenv("CAPSLIB_REPORTS", str(tmp_path))
     trees.emodb(data_folder / "emodb")
-    grid = recipes.p2_grid([EMODB], "full", ["CNN_GRU", "CNN_SeqCap"], seeds=(0,))
+    grid = p2.grid([EMODB], "full", ["CNN_GRU", "CNN_SeqCap"], seeds=(0,))
     made = []
     for run in grid.runs:
         _, units = averaged.test_units(run.config)
@@ -87,11 +86,11 @@ def test_the_ledger_reads_the_probabilities_that_the_notebook_stores(
         record |= {"key": run.key, "parameters": 1, "classes": list(EMOTIONS), "train": {"accuracy": 1.0}}
         made.append(record)
         if stored:
-            code = source_version(inspect.getmodule(averaged.probabilities), averaged.test_units)
+            code = probes.code_of(run.config.described(), "probabilities")
             file = tmp_path / "full" / "probes" / f"probabilities-{run.key}.json"
             paths.write_text(file, json.dumps({"code": code} | result))
     runs = study.Runs(grid, tuple(made), (), (), ())
-    answer = claims_emotion.with_averages(claims_emotion.higher(["CNN_GRU + CNN_SeqCap"], ["CNN_GRU"], ("accuracy",)))
-    assert answer(runs).verdict == verdict
-    notebook = probes.averages(runs, recipes.AVERAGED, train=False)
+    answer = claims.higher(["CNN_GRU + CNN_SeqCap"], ["CNN_GRU"], ["IEMOCAP"])
+    assert answer(p2.PAPER.derived(runs)).verdict == verdict
+    notebook = probes.averages(runs, p2.AVERAGED, train=False)
     assert len(notebook.records) - len(made) == (5 if stored else 0)

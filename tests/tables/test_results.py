@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from capslib.statistics_emotion import METRICS
 from fabricated import CARDS, EMODB, HIGH, LOW, RAVDESS, SPLITS, records, runs_of
 
 from capslib import study, tables
 from capslib.errors import CapslibError
+from capslib.statistics import METRICS
 
 SYSTEMS = ["cnn", "lstm", "att", "caps"]
 TABLE_1 = ("P0", "Table 1")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from capslib.statistics_emotion import paired
 from fabricated import CARDS, EMODB, HIGH, LOW, RAVDESS, records, runs_of
 
-from capslib import study, tables
+from capslib import papers, study, tables
+from capslib.statistics import METRICS, paired_tests
 
 
 def test_cells_can_be_bold(tmp_path):
@@ -26,7 +26,9 @@ def test_captions_are_text_not_markup(tmp_path):
 
 
 def test_every_role_of_the_papers_is_listed_with_how_to_get_it():
-    roles = tables.roles({"synth_digits:digit": {"role": "", "evidence": "synthetic", "missing": []}})
+    roles = tables.roles(
+        papers.declared(), {"synth_digits:digit": {"role": "", "evidence": "synthetic", "missing": []}}
+    )
     assert set(roles["evidence"]) == {"not available"} and (roles["how to get it"] != "").all()
     assert len(roles) >= 12
 
@@ -37,7 +39,7 @@ def test_stand_ins_fill_their_role_under_their_own_name():
         "fsdd:digit": {"role": "P0 FSDD", "evidence": "same corpus", "missing": []},
         "urbansound8k:sound": {"role": "P0 Urban8K", "evidence": "same corpus", "missing": ["folds 3 to 9"]},
     }
-    roles = tables.roles(cards).set_index(["paper", "corpus"])
+    roles = tables.roles(papers.declared(), cards).set_index(["paper", "corpus"])
     assert roles.loc[("P0", "Urban8K"), "evidence"] == "same corpus, incomplete"
     assert roles.loc[("P0", "VCTK"), "in this run"] == "ased:gender"
     assert roles.loc[("P0", "VCTK"), "evidence"] == "stand-in"
@@ -50,7 +52,11 @@ def test_a_corpus_that_is_not_available_is_named_with_how_to_get_it():
 
 
 def test_models_are_titled_in_capitals_and_other_systems_as_they_are_called():
-    assert [tables.title(system) for system in ("caps", "CNN_GRU", "5 passes")] == ["CAPS", "CNN_GRU", "5 passes"]
+    assert [tables.title(system) for system in ("caps", "CNN_GRU", "5 iterations")] == [
+        "CAPS",
+        "CNN_GRU",
+        "5 iterations",
+    ]
 
 
 def test_folds_have_the_mean_of_the_seeds_that_all_systems_have():
@@ -81,7 +87,7 @@ def test_pooled_counts_weigh_clips_and_not_folds():
 
 def test_paired_tests_are_counted_and_shown_in_points():
     made = runs_of(records(EMODB, "a", HIGH), records(EMODB, "b", LOW), keys=(EMODB, RAVDESS))
-    tests = paired(made, [("a", "b")])
+    tests = paired_tests(made, [("a", "b")], METRICS.values())
     first, second = tables.verdict_counts(tests).splitlines()
     assert first.startswith(f"{EMODB}: 2 of 2 comparisons higher, 0 lower; the median interval reaches")
     assert second == f"{RAVDESS}: no comparison has two pairs of runs."

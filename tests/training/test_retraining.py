@@ -31,6 +31,6 @@ def test_retrained_run_agrees_with_the_accepted_record(model):
 
 def test_every_quick_run_has_an_accepted_record():
     grid = study.grid(["synth_digits", "synth_gender", "synth_emotion"], ["cnn", "lstm", "att", "caps"])
-    shelf = study.store("quick")
-    assert not [job.config.title() for job in grid.runs if shelf.get(job.key) is None]
-    assert not shelf.unreadable
+    store = study.store("quick")
+    assert not [job.config.title() for job in grid.runs if store.get(job.key) is None]
+    assert not store.unreadable

@@ -1,4 +1,4 @@
-"""Tiny archives of the corpora that have to be asked for or fetched by hand, with the text files that their labels are in."""
+"""Tiny archives of corpora that have to be asked for or fetched by hand, with the text files of their labels."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def vctk(
     unspecified: Iterable[str] = (),
     sentences: Iterable[int] = (1, 2, 3),
 ) -> Path:
-    """48 kHz; release "0.92": ``wav48_silence_trimmed/pXXX/pXXX_NNN_mic{1,2}.flac``, "older": ``wav48/pXXX/pXXX_NNN.wav``.
+    """48 kHz; "0.92": ``wav48_silence_trimmed/pXXX/pXXX_NNN_mic{1,2}.flac``, "older": ``wav48/pXXX/pXXX_NNN.wav``.
 
     ``unspecified`` speakers have clips, of the first microphone alone, and no line in ``speaker-info.txt``.
     """
