@@ -20,8 +20,8 @@ from capslib.errors import CapslibError
 
 # Dictionaries by name of what a configuration can choose from: another entry does not make records old.
 TABLES = ("KINDS", "LOSSES", "MODELS", "MULTI_LABEL", "OPTIMIZERS", "PERTURBATIONS", "ROUTINGS", "SCHEDULES")
-# Fingerprints of the data stand for the corpora, the configuration in the key for its class; kernels and native code give
-# the numbers of the plain formulations up to rounding, on devices that the provenance names; the others change no number.
+# Fingerprints of the data stand for the corpora, the configuration in the key for its class; kernels and native code
+# give the numbers of the plain formulations up to rounding, on devices that the provenance names; the others none.
 NOT_CODE = (
     "capslib.corpora",
     "capslib.errors",

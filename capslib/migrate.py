@@ -50,7 +50,7 @@ def short(config: RunConfig) -> RunConfig:
 
 
 def short_run(described: Mapping, names: Iterable[str]) -> dict:
-    """The comparable part of a short run of a configuration, outputs of the probes of these names, and code versions."""
+    """The comparable part of a short run of a configuration, outputs of probes by name, and code versions."""
     config = short(configuration(described))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.safetensors"
@@ -106,8 +106,8 @@ def migrate(folder: Path, checkout: Path) -> tuple[int, int, int]:
         folder: with ``records/``, and perhaps ``weights/`` and ``probes/``.
         checkout: the older code.
     Returns:
-        How many records and outputs of probes were migrated; how many short runs were compared; how many records and outputs
-        of other code, or of corpora that are not available, were left.
+        How many records and outputs of probes were migrated; how many short runs were compared; how many records and
+        outputs of other code, or of corpora that are not available, were left.
     Raises:
         CapslibError: if a short run or an output of a probe differs; no file is touched then.
     """
@@ -170,8 +170,8 @@ def _compare(title: str, old: Mapping, new: Mapping) -> None:
         differing = [name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)]
         if differing:
             raise CapslibError(
-                f"a short run of {title} differs in {', '.join(sorted(differing))}: the change of code changes numbers, so "
-                "the runs have to be made again"
+                f"a short run of {title} differs in {', '.join(sorted(differing))}: the change of code changes numbers, "
+                "so the runs have to be made again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Where things lie: the project's root, the recordings, the caches; and how a file is written so that it is never half there."""
+"""Where things are: the project's root, the recordings, the caches; and how a file is written whole or not at all."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Store:
         return self._found.get(key)
 
     def older(self, config: dict) -> dict | None:
-        """A record of the same configuration, made by other code or from other data; the latest, if there are several."""
+        """A record of the same configuration, of other code or data; the latest, if there are several."""
         text = json.dumps(config, sort_keys=True)
         same = [r for r in self._found.values() if json.dumps(r["config"], sort_keys=True) == text]
         return max(same, key=lambda r: r["provenance"]["date"], default=None)

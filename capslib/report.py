@@ -61,15 +61,19 @@ def numbers_of(notebook: NotebookNode) -> str:
     return choose(said, NUMBERS, "kind of numbers in a notebook's metadata")
 
 
-def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
-    """papermill runs on with a misspelt parameter; we do not.
+def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> Mapping[str, object]:
+    """The parameters that a notebook has. papermill runs on with a misspelt one; we do not.
 
     Raises:
-        CapslibError: with the nearest name.
+        CapslibError: with the nearest name, or if the notebook names no kernel.
     """
-    known = papermill.inspect_notebook(str(notebook))
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    except ValueError as error:
+        raise CapslibError(f"{notebook.name}: {error} Open it in Jupyter, choose a kernel and save it") from None
     for name in parameters:
         choose(name, known, f"parameter of {notebook.name}")
+    return known
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:
@@ -152,7 +156,7 @@ def execute(notebook: Path, parameters: Mapping[str, object], into: Path) -> Not
 
 
 def _in_a_thread(function: Callable[[], NotebookNode]) -> NotebookNode:
-    """The function's result. In the main thread nbclient would take Ctrl-C for itself, and only one notebook would end."""
+    """The function's result. In the main thread nbclient takes Ctrl-C for itself, and only one notebook ends."""
     result: Future[NotebookNode] = Future()
 
     def work() -> None:
@@ -211,15 +215,12 @@ def make(
     chosen = [there[choose(number[:2], there, "notebook")] for number in numbers] or list(there.values())
     wanted = {}
     for notebook in chosen:
-        check_parameters(notebook, parameters or {})
-        known = papermill.inspect_notebook(str(notebook))
+        known = check_parameters(notebook, parameters or {})
         offered = {"PROFILE": profile, **(defaults or {}), **(parameters or {})}
         wanted[notebook] = {name: value for name, value in offered.items() if name in known}
         needed = wanted[notebook].get("CORPORA") if numbers_of(nbformat.read(notebook, 4)) == "recordings" else None
         if from_records and (away := _not_available(profile, needed)):
-            print(
-                f"{notebook.name}: needs recordings that are not available ({', '.join(away)}): its page is not rendered"
-            )
+            print(f"{notebook.name}: left as it is, because {', '.join(away)} are not available")
             del wanted[notebook]
     chosen = list(wanted)
     out = study.reports() / profile
@@ -258,9 +259,10 @@ def write_claims(profile: str) -> Path:
     rows, ledgers = claims.ledger(papers.declared(), profile)
     needed, missing = sum(len(runs.grid) for runs in ledgers), sum(len(runs.missing) for runs in ledgers)
     caption = (
-        "Each claim of the papers, what our records say, and a verdict that is computed from them: supported or not supported "
-        "where every comparison that the claim makes, or one against it, is significant after Holm's correction within the claim. "
-        "Between two systems, one that has not learnt its own training part decides nothing. "
+        "Each claim of the papers, what our records say, and a verdict that is computed from them: supported or not "
+        "supported where every comparison that the claim makes, or one against it, is significant after Holm's "
+        "correction within the claim. Between two systems, one that has not learnt its own training part decides "
+        "nothing. "
         f"{needed - missing} of {needed} runs have a record of today's code."
     )
     table = tables.show(rows, "claims", caption, out).data
@@ -286,8 +288,8 @@ speech. The published questions are answered by the full report.</p>{% endif %}
 <p><a href="figures/{{ name }}.svg"><img src="figures/{{ name }}.png" alt="{{ name }}" width="420"></a><br>
 {{ name }}: <a href="figures/{{ name }}.svg">SVG</a>, <a href="figures/{{ name }}.csv">data</a></p>{% endfor %}
 <h2>Tables</h2><ul>{% for name in tables %}<li><a href="tables/{{ name }}">{{ name }}</a></li>{% endfor %}</ul>
-<h2>Records</h2><p>{{ records }} run records in <a href="records/">records/</a>: configuration, fold, seed, data and code
-fingerprints, metrics an epoch, confusion matrix and predictions of every run.</p>"""
+<h2>Records</h2><p>{{ records }} run records in <a href="records/">records/</a>: configuration, fold, seed, data and
+code fingerprints, metrics per epoch, confusion matrix and predictions of every run.</p>"""
     ).render(profile=profile, pages=pages, tables=csvs, figures=figures, records=len(study.store(profile)))
     title = f"Capsule networks for audio: {profile}"
     return paths.write_text(out / "index.html", _PAGE.render(title=title, body=body, footer=f"code at {revision()}"))
@@ -312,7 +314,7 @@ def accept() -> list[Path]:
     fresh = {record["key"]: path for path, record in _embedded(own)}
     if not fresh:
         raise CapslibError(
-            "there are no records of today's code in reports/quick: run `make reproduce` first, look at its report, then accept"
+            "reports/quick has no records of today's code: run `make reproduce` first, look at its report, then accept"
         )
     folder = study.accepted() / "records"
     lacking = sorted(
@@ -320,8 +322,8 @@ def accept() -> list[Path]:
     )
     if lacking:
         raise CapslibError(
-            f"reports/quick lacks {len(lacking)} of the records accepted so far ({lacking[0]}, ...): run `make reproduce` "
-            "with all notebooks first"
+            f"reports/quick lacks {len(lacking)} of the records accepted so far ({lacking[0]}, ...): run "
+            "`make reproduce` with all notebooks first"
         )
     for path in fresh.values():
         paths.write_text(folder / path.name, path.read_text(encoding="utf-8"))
