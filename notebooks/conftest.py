@@ -1,5 +1,7 @@
-"""Strict nbval compares everything but stderr: warnings of libraries and progress bars are no results, and the notebooks
-in git hold none (``capslib.report.canonical``)."""
+"""Strict nbval compares everything but stderr: warnings of libraries and progress bars are no results.
+
+The notebooks in git have none (``capslib.report.canonical``).
+"""
 
 
 def pytest_collectstart(collector: object) -> None:
