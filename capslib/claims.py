@@ -293,9 +293,9 @@ def most_on(role: str | None, pair: tuple[str, str], roles: Names) -> Answer:
             evidence = f"fewest training clips: {most} ({clips[most]}); {evidence}"
         if most is None or len(leads) < 2:
             return Finding(NO_DATA, evidence)
-        pairs = leads["n"].astype(float)
-        error = (leads["high"] - leads["low"]) / 2 / stats.t.ppf(1 - statistics.LEVEL / 2, pairs - 1)
-        numbers = pd.DataFrame({"mean": leads["difference"], "deviation": error * pairs**0.5, "n": pairs})
+        n = leads["n"].astype(float)
+        error = (leads["high"] - leads["low"]) / 2 / stats.t.ppf(1 - statistics.LEVEL / 2, n - 1)
+        numbers = pd.DataFrame({"mean": leads["difference"], "deviation": error * n**0.5, "n": n})
         here, others = numbers.loc[most], numbers.drop(index=most)
         t, p = stats.ttest_ind_from_stats(*here, *others.to_numpy(float).T, equal_var=False)
         significant = (statistics.holm(p) <= statistics.LEVEL) & (others["n"].clip(upper=here["n"]) >= FEWEST_PAIRS)
