@@ -76,13 +76,8 @@ class Reading(NamedTuple):
 
 
 def verdict(supports: Iterable[bool], refutes: Iterable[bool], tested: bool, complete: bool) -> str:
-    """The verdict on a claim.
-
-    Args:
-        supports, refutes: whether each of its comparisons speaks for the claim, or against it.
-        tested: whether any of them has numbers.
-        complete: whether they are all that the claim makes.
-    """
+    """The verdict on a claim whose comparisons each support or refute it or neither, whether any of them is ``tested``
+    (has numbers), and whether they are the ``complete`` set that the claim makes."""
     if any(refutes):
         return REFUTED
     if not tested:
@@ -108,13 +103,7 @@ def _by_tests(
     supports: Judge = lambda rows: rows["verdict"] == "higher",
     refutes: Judge = lambda rows: rows["verdict"] == "lower",
 ) -> Answer:
-    """The claim that tests decide.
-
-    Args:
-        tests: from runs and the keys of our corpora to rows as ``statistics.test_differences`` gives them.
-        roles: names of the paper's corpora, each of which must have its say.
-        supports, refutes: from the rows to whether each speaks for the claim, or against it.
-    """
+    """The claim that tests decide: rows as of ``statistics.test_differences``, from runs and keys of our corpora."""
 
     def answer(runs: Runs) -> Finding:
         corpora = stand_for(runs, roles)
@@ -171,7 +160,7 @@ def beats(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
 
     Args:
         pairs: names of systems.
-        roles: names of the paper's corpora.
+        roles: names of the paper's corpora, each of which must have its say.
         metrics: see ``statistics.metric_value``.
     """
     return _by_tests(lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora), roles)
@@ -199,10 +188,7 @@ def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: fl
 def helps_more(pairs: Pairs, others: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
     """The claim that some systems gain more from a change than others, fold by fold and seed by seed.
 
-    Args:
-        pairs: each of them with the change, and without it.
-        others: likewise, of those that gain less.
-        roles, metrics: see ``beats``.
+    Each pair is a system with the change, and without it; for the rest see ``beats``.
     """
 
     def compared(runs: Runs, key: str) -> Differences:
@@ -335,7 +321,6 @@ def ledger(papers: Iterable, profile: str) -> tuple[pd.DataFrame, list[Runs]]:
         if paper.claims and place not in needed:
             needed[place] = paper.derived(study.recorded(study.Grid(profile, (), {}, {}), *paper.grids(profile)))
         for words, claim in paper.claims.items():
-            finding = claim.answer(needed[place])
             head = {"paper": paper.key, "where": claim.where, "claim, in our words": words}
-            rows.append(head | {"verdict": finding.verdict, "evidence": finding.evidence, "notebook": claim.notebook})
+            rows.append(head | claim.answer(needed[place])._asdict() | {"notebook": claim.notebook})
     return pd.DataFrame(rows), list(needed.values())

@@ -46,11 +46,8 @@ class Interval:
 
 
 def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Mean and t-interval over independent units.
+    """Mean and t-interval of values, one per independent unit (speaker, fold), cut off at ``bounds``.
 
-    Args:
-        values: one per unit (speaker, fold).
-        bounds: the interval is cut off there; accuracies lie in [0, 1].
     Raises:
         CapslibError: if there is no value.
     """
@@ -65,12 +62,9 @@ def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) 
 
 
 def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
-    """Runs without the seeds that only some systems of a corpus have, so that systems side by side have the same seeds.
+    """Runs of these systems (by default all) on the seeds that all of them have, corpus by corpus.
 
     A seed counts for a system when it has as many folds as any seed of the system. Where no seed is shared, all stay.
-
-    Args:
-        systems: names of those that are compared; all by default.
     """
     chosen = [r for r in runs.records if systems is None or r["system"] in systems]
     records = []
@@ -84,11 +78,7 @@ def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
 
 
 def unit_accuracies(records: Sequence[dict]) -> pd.Series:
-    """Accuracy of every unit (speaker, fold), clips pooled within a seed, mean over the seeds.
-
-    Args:
-        records: of one system on one corpus; all folds and seeds there are.
-    """
+    """Accuracy of each unit (speaker, fold) of a system on a corpus: clips pooled within seeds, mean over the seeds."""
     rows = [(unit, r["config"]["seed"], *counts) for r in records for unit, counts in r["units"].items()]
     pooled = pd.DataFrame(rows, columns=["unit", "seed", "right", "clips"]).groupby(["unit", "seed"]).sum()
     return (pooled["right"] / pooled["clips"]).groupby("unit").mean()
@@ -101,11 +91,9 @@ def over_folds(values: Iterable[tuple[str, float]], bounds: tuple[float, float] 
 
 
 def cell(records: Sequence[dict], metric: str = "accuracy") -> Interval:
-    """What a table shows for one system on one corpus: mean over units, with its interval.
+    """What a table shows for one system on one corpus: mean of a metric of the test part over units, with its interval.
 
-    Args:
-        records: of one system on one corpus.
-        metric: of the test part; others than accuracy are known for whole folds only, which are the units then.
+    Others than accuracy are known for whole folds only, which are the units then.
     """
     if metric == "accuracy":
         return interval(unit_accuracies(records).to_numpy())
@@ -207,21 +195,14 @@ def test_differences(runs: Runs, families: Mapping[tuple[str, str, str], Mapping
     frame = pd.DataFrame(rows, columns=columns)
     tested = frame["p"].notna()
     frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"])
-    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+    states = [frame["n"] == 0, ~tested, frame["p (Holm)"] > LEVEL, frame["difference"] > 0]
+    frame["verdict"] = np.select(states, [NOT_YET, "one fold only", "inconclusive", "higher"], "lower").astype(object)
     return frame
 
 
 def _test_train_ratio(runs: Runs, record: Mapping) -> float:
     split = runs.grid.cards[record["config"]["corpus"]]["splits"][record["config"]["split"]]
     return split["test"] / min(split["train"], record["config"].get("max_train_clips") or split["train"])
-
-
-def _verdict(row: pd.Series) -> str:
-    if pd.isna(row["p"]):
-        return "one fold only" if row["n"] else NOT_YET
-    if row["p (Holm)"] > LEVEL:
-        return "inconclusive"
-    return "higher" if row["difference"] > 0 else "lower"
 
 
 def paired_tests(
@@ -261,11 +242,7 @@ def paired_tests(
 
 
 def reference_tests(runs: Runs, reference: str, metric: str = "accuracy") -> pd.DataFrame:
-    """``paired_tests`` of one system minus each other one that has a run in common with it, by one metric.
-
-    Returns:
-        Columns corpus, comparison, difference, low, high, p, n, p (Holm), verdict.
-    """
+    """``paired_tests`` of one system minus each other that has a run in common with it, but metric and seeds."""
     systems = dict.fromkeys([*(run.system for run in runs.grid.runs), *(record["system"] for record in runs.records)])
     frame = paired_tests(runs, [(reference, other) for other in systems if other != reference], [metric])
     return frame[frame["n"] > 0].drop(columns=["metric", "seeds"]).reset_index(drop=True)

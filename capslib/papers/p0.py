@@ -68,10 +68,8 @@ def perturbed_systems(sample_rate: int) -> dict[str, System]:
 def transfer_source(keys: str, model: str, profile: str) -> RunConfig:
     """The network whose capsules another one reads (section 6.2): of the first corpus available, on its first fold.
 
-    Args:
-        keys: of corpora, best first, with commas between.
-        model: name.
-        profile: "quick" or "full".
+    The keys are of corpora, best first, with commas between.
+
     Raises:
         CapslibError: if none of them is available, with how to get the first.
     """

@@ -47,7 +47,6 @@ ONE, TWO, THREE, FOUR = FIG_7
 # Xavier's range is that of one 8 x 8 matrix; with all 1,280 x 8 matrices of the layer as one variable, as a library's
 # function would take it, it is about a hundredth. A tenth lies between.
 SMALL = "CNN_SeqCap, a tenth of Xavier"
-CURRICULUM = "short_utterances_first"
 # LSTM_Cap has matrices for 1,000 frames (Table II, section IV-B), of which segments of 2 s would train the first 200.
 FRAMES = {"LSTM_Cap": 1000}
 # IEMOCAP, where it is available, and what stands in for it.
@@ -82,7 +81,7 @@ def systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System]:
         "batch_size": 16,
         "learning_rate": 1e-3,
         "schedule": "loss_decay",
-        "order": CURRICULUM,
+        "order": "short_utterances_first",
     } | changes
 
     def variant(system: str, **changes: object) -> System:
@@ -109,10 +108,8 @@ def grid(
     """The runs of ``systems`` on corpora of any sample rate: seed by seed, in each system by system.
 
     Args:
-        keys: of corpora; those not available are listed in ``absent``.
-        profile: "quick" or "full".
+        keys, profile, seeds, folds: see ``study.grid``; five seeds by default, as P2.
         only: names of systems; all by default.
-        seeds, folds: see ``study.grid``; five seeds by default, as P2.
         changes: see ``systems``.
     Raises:
         CapslibError: for an unknown system, with the nearest.
@@ -160,9 +157,7 @@ def counted() -> Iterator[tuple[bool, str]]:
 
 ROLES = ("IEMOCAP",)
 WA, UA, BOTH = ("accuracy",), ("unweighted_accuracy",), tuple(METRICS.values())
-beats = partial(claims.beats, roles=ROLES, metrics=BOTH)
-higher = partial(claims.higher, roles=ROLES, metrics=BOTH)
-alike = partial(claims.alike, roles=ROLES, metrics=BOTH)
+beats, higher, alike = (partial(f, roles=ROLES, metrics=BOTH) for f in (claims.beats, claims.higher, claims.alike))
 worst_at_happy = partial(
     claims.hardest, label="happy", others=[name.lower() for name in EMOTIONS if name != "Happy"], roles=ROLES
 )

@@ -5,9 +5,9 @@ A share of n utterances can only be k / n, so a row of shares with four digits l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from capslib.claims import OPEN, REFUTED, Finding
@@ -22,21 +22,15 @@ MATRICES = {"CNN_SeqCap": "Table VI", "CNN_RecCap": "Table VII"}
 
 
 def fitting_totals(shares: Sequence[float], most: int, tolerance: float = TOLERANCE) -> list[int]:
-    """Numbers of utterances, up to ``most``, whose whole counts can give these shares.
+    """Numbers of utterances of a true class, up to ``most``, whose whole counts can be these shares of the predictions.
 
-    Args:
-        shares: of one true class, predicted as each class; they sum to one.
-        most: utterances there are.
-        tolerance: largest distance of a printed share from the real one.
+    ``tolerance`` is the largest distance of a printed share from the real one.
     """
-    totals = []
-    for total in range(1, most + 1):
-        least = [math.ceil(total * (share - tolerance)) for share in shares]
-        largest = [math.floor(total * (share + tolerance)) for share in shares]
-        fits = all(a <= b for a, b in zip(least, largest, strict=True))
-        if fits and sum(least) <= total <= sum(largest):
-            totals.append(total)
-    return totals
+    totals, shares = np.arange(1, most + 1)[:, None], np.asarray(shares)
+    least, largest = np.ceil(totals * (shares - tolerance)), np.floor(totals * (shares + tolerance))
+    fits = (least <= largest).all(1, keepdims=True)
+    fits &= (least.sum(1, keepdims=True) <= totals) & (totals <= largest.sum(1, keepdims=True))
+    return totals[fits].tolist()
 
 
 def tested_totals() -> dict[str, dict[str, list[int]]]:

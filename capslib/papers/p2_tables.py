@@ -79,10 +79,7 @@ def utterances(cards: Mapping[str, dict]) -> pd.DataFrame:
 def segments(cards: Mapping[str, dict], frames: int = 200, window: int = 40) -> pd.DataFrame:
     """What cutting whole corpora into segments gives: how many, how many of full length, and of less than a window.
 
-    Args:
-        cards: of corpora, by key; those whose recordings are not available are left out.
-        frames: of a segment, 10 ms each.
-        window: frames of a window.
+    Segments and windows are in frames of 10 ms. Corpora whose recordings are not available are left out.
     """
     rows = []
     for key in filter(corpora.find, cards):
