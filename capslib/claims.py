@@ -27,7 +27,7 @@ import pandas as pd
 from scipy import stats
 
 from capslib import probes, statistics, study, tables
-from capslib.statistics import METRICS, Pair, differences, values
+from capslib.statistics import METRICS, Pair, Pairs, differences, values
 from capslib.study import Runs
 
 FEWEST_PAIRS = 5
@@ -44,7 +44,6 @@ class Finding(NamedTuple):
 
 Answer = Callable[[Runs], Finding]
 Names = Sequence[str]
-Pairs = Sequence[tuple[str, str]]
 # Rows of tests to whether each speaks for a claim, or against it.
 Judge = Callable[[pd.DataFrame], pd.Series]
 # Comparison, metric, and differences by fold and seed, on one corpus.

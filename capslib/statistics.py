@@ -30,6 +30,8 @@ GAP = "training minus test accuracy"
 
 # Fold and seed of a run: what two systems must have in common to be compared.
 Pair = tuple[str, int]
+# Names of two systems each.
+Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -206,16 +208,13 @@ def _test_train_ratio(runs: Runs, record: Mapping) -> float:
 
 
 def paired_tests(
-    runs: Runs,
-    pairs: Sequence[tuple[str, str]],
-    metrics: Sequence[str] = ("accuracy",),
-    corpora: Sequence[str] | None = None,
+    runs: Runs, pairs: Pairs, metrics: Sequence[str] = ("accuracy",), corpora: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Tests of one system minus another on the folds and seeds that both have, one family for Holm's correction.
 
     Args:
         runs: of the systems.
-        pairs: names of two systems each.
+        pairs: names of two systems each, minuend first.
         metrics: see ``metric_value``.
         corpora: keys; by default all of the runs.
     Returns:

@@ -16,11 +16,5 @@ CLAIMS = {
 }
 
 OWNERS = "ask its owners at sail.usc.edu/iemocap; ravdess:emotion4 and emodb stand in"
-PAPER = Paper(
-    "P1",
-    "Speech Emotion Recognition Using Capsule Networks",
-    corpora=(Role("IEMOCAP", "four emotions (P2 as well)", OWNERS),),
-    claims=CLAIMS,
-    grids=grids,
-    derived=averages,
-)
+IEMOCAP = Role("IEMOCAP", "four emotions (P2 as well)", OWNERS)
+PAPER = Paper("P1", "Speech Emotion Recognition Using Capsule Networks", (IEMOCAP,), CLAIMS, grids, averages)

@@ -21,24 +21,15 @@ from capslib.probes.gradients import input_gradients
 from capslib.statistics import EARLY, METRICS
 from capslib.study import Grid, Runs, System
 
-# Table V but its averages, in the order in which they are run.
-SYSTEMS = {
-    "CNN_GRU": "cnn_gru",
-    "CNN_GRU_Att": "cnn_gru_att",
-    "LSTM_Cap": "lstm_cap",
-    "CNN_SeqCap": "cnn_seqcap",
-    "CNN_RecCap": "cnn_reccap",
-    "CNN_GRU-SeqCap": "cnn_gru_seqcap",
-    "CNN_GRU-RecCap": "cnn_gru_reccap",
-    "CNN [15]": "ref15_cnn",
-    "CNN_LSTM [15]": "ref15_cnn_lstm",
-}
-# Nothing is trained for these: probabilities of two systems, averaged.
-AVERAGED = {"CNN_GRU + CNN_SeqCap": ("CNN_GRU", "CNN_SeqCap"), "CNN_GRU + CNN_RecCap": ("CNN_GRU", "CNN_RecCap")}
-TABLE_V = (*SYSTEMS, *AVERAGED)
 RECURRENT = ("CNN_GRU", "CNN_GRU_Att")
 CAPSULES = ("LSTM_Cap", "CNN_SeqCap", "CNN_RecCap")
 TABLE_IV = (*RECURRENT, *CAPSULES)
+# Models of Table V but its averages, in the order in which they are run.
+SYSTEMS = {name: name.lower().replace("-", "_") for name in (*TABLE_IV, "CNN_GRU-SeqCap", "CNN_GRU-RecCap")}
+SYSTEMS |= {"CNN [15]": "ref15_cnn", "CNN_LSTM [15]": "ref15_cnn_lstm"}
+# Nothing is trained for these: probabilities of two systems, averaged.
+AVERAGED = {"CNN_GRU + CNN_SeqCap": ("CNN_GRU", "CNN_SeqCap"), "CNN_GRU + CNN_RecCap": ("CNN_GRU", "CNN_RecCap")}
+TABLE_V = (*SYSTEMS, *AVERAGED)
 CONTROLLED = ("CNN_SeqCap", "CNN_RecCap")
 FIG_8 = ("CNN_GRU_Att", "CNN_SeqCap")
 # Fig. 7, by number of routing iterations.
@@ -74,15 +65,8 @@ def systems(sample_rate: int = 16_000, **changes: object) -> dict[str, System]:
         sample_rate: of the corpora, in hertz.
         changes: fields of ``RunConfig`` that differ from the papers' protocol (fewer epochs for a quick look).
     """
-    protocol = {
-        "features": spectrogram(sample_rate),
-        "segment_frames": 200,
-        "epochs": 20,
-        "batch_size": 16,
-        "learning_rate": 1e-3,
-        "schedule": "loss_decay",
-        "order": "short_utterances_first",
-    } | changes
+    protocol = {"features": spectrogram(sample_rate), "segment_frames": 200, "epochs": 20, "batch_size": 16}
+    protocol |= {"learning_rate": 1e-3, "schedule": "loss_decay", "order": "short_utterances_first"} | changes
 
     def variant(system: str, **changes: object) -> System:
         segments = {"segment_frames": FRAMES.get(system, protocol["segment_frames"])}
