@@ -260,11 +260,7 @@ def most_on(role: str | None, pair: tuple[str, str], roles: Names) -> Answer:
     """The claim that one system leads another on one corpus, and by more than on each of the others.
 
     The leads are compared by Welch's test with the standard errors of their own tests, Holm-corrected over the corpora.
-
-    Args:
-        role: which of the paper's corpora; None for ours with the fewest training clips.
-        pair: the systems.
-        roles: the paper's corpora that are compared.
+    ``role`` is one of the paper's corpora, which are ``roles``; None is ours with the fewest training clips.
     """
 
     def answer(runs: Runs) -> Finding:

@@ -56,11 +56,10 @@ def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) 
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         raise CapslibError("an interval needs at least one value: no run has a record yet")
-    if len(x) == 1:
-        return Interval(float(x[0]), float("nan"), float("nan"), 1)
-    half = stats.t.ppf(1 - LEVEL / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-    low, high = np.clip([x.mean() - half, x.mean() + half], *bounds)
-    return Interval(float(x.mean()), float(low), float(high), len(x))
+    n, mean = len(x), float(x.mean())
+    half = stats.t.ppf(1 - LEVEL / 2, n - 1) * x.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
+    low, high = np.clip([mean - half, mean + half], *bounds)
+    return Interval(mean, float(low), float(high), n)
 
 
 def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
@@ -241,7 +240,7 @@ def paired_tests(
 
 
 def reference_tests(runs: Runs, reference: str, metric: str = "accuracy") -> pd.DataFrame:
-    """``paired_tests`` of one system minus each other that has a run in common with it, but metric and seeds."""
+    """``paired_tests`` of one system minus each other that has a run in common, less the columns metric and seeds."""
     systems = dict.fromkeys([*(run.system for run in runs.grid.runs), *(record["system"] for record in runs.records)])
     frame = paired_tests(runs, [(reference, other) for other in systems if other != reference], [metric])
     return frame[frame["n"] > 0].drop(columns=["metric", "seeds"]).reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What P1's and P2's printed numbers imply about one another, computed from ``data/published.csv`` without any run.
+"""What P1's and P2's printed numbers imply about one another, computed from ``data/published/`` without any run.
 
 A share of n utterances can only be k / n, so a row of shares with four digits leaves few n open.
 """
