@@ -20,14 +20,14 @@ Papers declare their claims (``capslib.papers``) with the functions below, each 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import pandas as pd
 from scipy import stats
 
 from capslib import probes, statistics, study, tables
-from capslib.statistics import METRICS, Pair, differences, values
+from capslib.statistics import METRICS, Pair, Pairs, differences, values
 from capslib.study import Runs
 
 FEWEST_PAIRS = 5
@@ -35,8 +35,7 @@ SUPPORTED, REFUTED, OPEN, NO_DATA = "supported", "not supported", "inconclusive"
 _SHORT = {metric: short for short, metric in METRICS.items()}
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A verdict and the numbers behind it, in one sentence."""
 
     verdict: str
@@ -45,21 +44,16 @@ class Finding:
 
 Answer = Callable[[Runs], Finding]
 Names = Sequence[str]
-Pairs = Sequence[tuple[str, str]]
 # Rows of tests to whether each speaks for a claim, or against it.
 Judge = Callable[[pd.DataFrame], pd.Series]
 # Comparison, metric, and differences by fold and seed, on one corpus.
 Differences = Iterator[tuple[str, str, dict[Pair, float]]]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """Where a paper says something, and how our records answer; what it says is the claim's key in the declaration.
+class Claim(NamedTuple):
+    """Where a paper says something ("section 5.1, Table 1"), how our records answer, and which notebook asks it.
 
-    Attributes:
-        where: "section 5.1, Table 1".
-        answer: from the runs there are to a finding.
-        notebook: number of the one that asks the question.
+    What it says is the claim's key in the paper's declaration.
     """
 
     where: str
@@ -67,15 +61,8 @@ class Claim:
     notebook: str
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A number that a probe of a trained network gives.
-
-    Attributes:
-        probe: as ``probes.run`` takes it.
-        name: of the number, for the reader.
-        value: from a result of the probe to the number.
-    """
+class Reading(NamedTuple):
+    """A number of a trained network: the probe that gives it, its name for the reader, and where a result has it."""
 
     probe: Callable[..., dict]
     name: str
@@ -88,13 +75,8 @@ class Reading:
 
 
 def verdict(supports: Iterable[bool], refutes: Iterable[bool], tested: bool, complete: bool) -> str:
-    """The verdict on a claim.
-
-    Args:
-        supports, refutes: whether each of its comparisons speaks for the claim, or against it.
-        tested: whether any of them has numbers.
-        complete: whether they are all that the claim makes.
-    """
+    """The verdict on a claim whose comparisons each support or refute it or neither, whether any of them is ``tested``
+    (has numbers), and whether they are the ``complete`` set that the claim makes."""
     if any(refutes):
         return REFUTED
     if not tested:
@@ -103,11 +85,9 @@ def verdict(supports: Iterable[bool], refutes: Iterable[bool], tested: bool, com
 
 
 def stand_for(runs: Runs, roles: Names) -> dict[str, str]:
-    """Our corpora that speak for a paper's, by key: the paper's own where it is available, else all its stand-ins.
+    """Our corpora that speak for a paper's ("IEMOCAP"), by key: its own where it is available, else all its stand-ins.
 
-    Args:
-        runs: of one paper's grids.
-        roles: names of the paper's corpora ("IEMOCAP").
+    The runs are of one paper's grids.
     """
     cards = runs.grid.cards
     names = {key: card["role"].partition(" ")[2] for key, card in cards.items()}
@@ -116,28 +96,19 @@ def stand_for(runs: Runs, roles: Names) -> dict[str, str]:
     return {key: names[key] for key, card in cards.items() if names[key] in roles and card["evidence"] == kinds[key]}
 
 
-def _unlearnt(rows: pd.DataFrame) -> pd.Series:
-    return rows["verdict"].astype(str).str.contains(statistics.NOT_LEARNT).astype(bool)
-
-
 def _by_tests(
     tests: Callable[[Runs, list[str]], pd.DataFrame],
     roles: Names,
     supports: Judge = lambda rows: rows["verdict"] == "higher",
     refutes: Judge = lambda rows: rows["verdict"] == "lower",
 ) -> Answer:
-    """The claim that tests decide.
-
-    Args:
-        tests: from runs and the keys of our corpora to rows as ``statistics.test_differences`` gives them.
-        roles: names of the paper's corpora, each of which must have its say.
-        supports, refutes: from the rows to whether each speaks for the claim, or against it.
-    """
+    """The claim that tests decide: rows as of ``statistics.test_differences``, from runs and keys of our corpora."""
 
     def answer(runs: Runs) -> Finding:
         corpora = stand_for(runs, roles)
         rows = tests(runs, list(corpora))
-        enough = (rows["n"] >= FEWEST_PAIRS) & ~_unlearnt(rows)
+        learnt = ~rows["verdict"].astype(str).str.contains(statistics.NOT_LEARNT).astype(bool)
+        enough = (rows["n"] >= FEWEST_PAIRS) & learnt
         complete = set(corpora.values()) == set(roles)
         decided = verdict(enough & supports(rows), enough & refutes(rows), rows["p"].notna().any(), complete)
         return Finding(decided, _evidence(rows, runs, roles))
@@ -149,16 +120,14 @@ def _evidence(rows: pd.DataFrame, runs: Runs, roles: Names) -> str:
     """The tests of a claim in words, and which corpora have none. The metric is named unless all are of accuracy."""
     corpora, tested = stand_for(runs, roles), set(rows.loc[rows["p"].notna(), "corpus"])
     named, words = set(rows["metric"]) != {"accuracy"}, []
-    for unlearnt, (_, r) in zip(_unlearnt(rows), rows.iterrows(), strict=True):
-        if r["corpus"] not in tested:
-            continue
+    for _, r in rows[rows["corpus"].isin(tested)].iterrows():
         test = r["verdict"]
         if pd.notna(r["p"]):
+            but = f", but {test}" if statistics.NOT_LEARNT in test else ""
             pairs = f"{r['n']} pairs of {r['seeds']} seed" + "s" * (r["seeds"] > 1)
-            test = f"{_points(r)}, p = {r['p (Holm)']:.3f}, {pairs}{f', but {test}' if unlearnt else ''}"
+            test = f"{_points(r)}, p = {r['p (Holm)']:.3f}, {pairs}{but}"
         metric = f", {_SHORT.get(r['metric'], r['metric'].replace('_accuracy', ' accuracy'))}" if named else ""
-        place = _place(runs, r["corpus"], r["comparison"].split(" - "))
-        words.append(f"{place}: {r['comparison']}{metric}: {test}")
+        words.append(f"{_place(runs, r['corpus'], r['comparison'].split(' - '))}: {r['comparison']}{metric}: {test}")
     absent = [role for role in roles if role not in corpora.values()] + [key for key in corpora if key not in tested]
     return "; ".join([*words, f"too few runs on {', '.join(absent)}"] if words and absent else words) or "no runs"
 
@@ -190,7 +159,7 @@ def beats(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
 
     Args:
         pairs: names of systems.
-        roles: names of the paper's corpora.
+        roles: names of the paper's corpora, each of which must have its say.
         metrics: see ``statistics.metric_value``.
     """
     return _by_tests(lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora), roles)
@@ -207,7 +176,6 @@ def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: fl
     It is supported where the interval of each difference lies within the margin, and not supported where one lies
     beyond it and the difference is significant.
     """
-
     return _by_tests(
         lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora),
         roles,
@@ -219,19 +187,13 @@ def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: fl
 def helps_more(pairs: Pairs, others: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
     """The claim that some systems gain more from a change than others, fold by fold and seed by seed.
 
-    Args:
-        pairs: each of them with the change, and without it.
-        others: likewise, of those that gain less.
-        roles, metrics: see ``beats``.
+    Each pair is a system with the change, and without it; for the rest see ``beats``.
     """
 
     def compared(runs: Runs, key: str) -> Differences:
-        for metric in metrics:
-            gains = {
-                pair: differences(*(values(runs, key, system, metric) for system in pair)) for pair in (*pairs, *others)
-            }
-            for ours, other in product(pairs, others):
-                yield f"gain of {ours[0]} - gain of {other[0]}", metric, differences(gains[ours], gains[other])
+        for metric, *both in product(metrics, pairs, others):
+            gains = (differences(*(values(runs, key, system, metric) for system in pair)) for pair in both)
+            yield " - ".join(f"gain of {system}" for system, _ in both), metric, differences(*gains)
 
     return _by_differences(compared, roles)
 
@@ -265,13 +227,12 @@ def above(systems: Names, reading: Reading, bound: float, roles: Names) -> Answe
         corpora = stand_for(runs, roles)
         supports, refutes, words = [], [], []
         for key, system in product(corpora, systems):
-            shares = reading.by_run(runs, key, system)
-            results = [{"split": split, "share": share} for (split, _), share in shares.items()]
-            if len({result["split"] for result in results}) > 1:
-                share = statistics.over_folds(results, lambda result: result["share"], (0.0, 1.0))
-                supports.append(share.low > bound and len(results) >= FEWEST_PAIRS)
-                refutes.append(share.high < bound and len(results) >= FEWEST_PAIRS)
-                extent = f"interval over {share.n} folds, {len(results)} networks"
+            shares = [(fold, share) for (fold, _), share in reading.by_run(runs, key, system).items()]
+            if len(dict(shares)) > 1:
+                share = statistics.over_folds(shares)
+                supports.append(share.low > bound and len(shares) >= FEWEST_PAIRS)
+                refutes.append(share.high < bound and len(shares) >= FEWEST_PAIRS)
+                extent = f"interval over {share.n} folds, {len(shares)} networks"
                 words.append(f"{_place(runs, key, [system])}: {system}, {reading.name}: {share}, {extent}")
         complete = set(corpora.values()) == set(roles) and len(words) == len(corpora) * len(systems)
         return Finding(verdict(supports, refutes, bool(words), complete), "; ".join(words) or "no runs")
@@ -299,11 +260,7 @@ def most_on(role: str | None, pair: tuple[str, str], roles: Names) -> Answer:
     """The claim that one system leads another on one corpus, and by more than on each of the others.
 
     The leads are compared by Welch's test with the standard errors of their own tests, Holm-corrected over the corpora.
-
-    Args:
-        role: which of the paper's corpora; None for ours with the fewest training clips.
-        pair: the systems.
-        roles: the paper's corpora that are compared.
+    ``role`` is one of the paper's corpora, which are ``roles``; None is ours with the fewest training clips.
     """
 
     def answer(runs: Runs) -> Finding:
@@ -317,9 +274,9 @@ def most_on(role: str | None, pair: tuple[str, str], roles: Names) -> Answer:
             evidence = f"fewest training clips: {most} ({clips[most]}); {evidence}"
         if most is None or len(leads) < 2:
             return Finding(NO_DATA, evidence)
-        pairs = leads["n"].astype(float)
-        error = (leads["high"] - leads["low"]) / 2 / stats.t.ppf(1 - statistics.LEVEL / 2, pairs - 1)
-        numbers = pd.DataFrame({"mean": leads["difference"], "deviation": error * pairs**0.5, "n": pairs})
+        n = leads["n"].astype(float)
+        error = (leads["high"] - leads["low"]) / 2 / stats.t.ppf(1 - statistics.LEVEL / 2, n - 1)
+        numbers = pd.DataFrame({"mean": leads["difference"], "deviation": error * n**0.5, "n": n})
         here, others = numbers.loc[most], numbers.drop(index=most)
         t, p = stats.ttest_ind_from_stats(*here, *others.to_numpy(float).T, equal_var=False)
         significant = (statistics.holm(p) <= statistics.LEVEL) & (others["n"].clip(upper=here["n"]) >= FEWEST_PAIRS)
@@ -359,7 +316,6 @@ def ledger(papers: Iterable, profile: str) -> tuple[pd.DataFrame, list[Runs]]:
         if paper.claims and place not in needed:
             needed[place] = paper.derived(study.recorded(study.Grid(profile, (), {}, {}), *paper.grids(profile)))
         for words, claim in paper.claims.items():
-            finding = claim.answer(needed[place])
             head = {"paper": paper.key, "where": claim.where, "claim, in our words": words}
-            rows.append(head | {"verdict": finding.verdict, "evidence": finding.evidence, "notebook": claim.notebook})
+            rows.append(head | claim.answer(needed[place])._asdict() | {"notebook": claim.notebook})
     return pd.DataFrame(rows), list(needed.values())

@@ -6,10 +6,10 @@ systems are compared in pairs on the same folds and seeds, with a variance that 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,8 @@ GAP = "training minus test accuracy"
 
 # Fold and seed of a run: what two systems must have in common to be compared.
 Pair = tuple[str, int]
+# Names of two systems each.
+Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -42,102 +44,71 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        if self.n < 2:
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}" + (f" [{self.low:.3f}, {self.high:.3f}]" if self.n > 1 else "")
 
 
 def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Mean and t-interval over independent units.
+    """Mean and t-interval of values, one per independent unit (speaker, fold), cut off at ``bounds``.
 
-    Args:
-        values: one per unit (speaker, fold).
-        bounds: the interval is cut off there; accuracies lie in [0, 1].
     Raises:
         CapslibError: if there is no value.
     """
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         raise CapslibError("an interval needs at least one value: no run has a record yet")
-    if len(x) == 1:
-        return Interval(float(x[0]), float("nan"), float("nan"), 1)
-    half = stats.t.ppf(1 - LEVEL / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-    low, high = np.clip([x.mean() - half, x.mean() + half], *bounds)
-    return Interval(float(x.mean()), float(low), float(high), len(x))
+    n, mean = len(x), float(x.mean())
+    half = stats.t.ppf(1 - LEVEL / 2, n - 1) * x.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
+    low, high = np.clip([mean - half, mean + half], *bounds)
+    return Interval(mean, float(low), float(high), n)
 
 
 def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
-    """Runs without the seeds that only some systems of a corpus have, so that systems side by side have the same seeds.
+    """Runs of these systems (by default all) on the seeds that all of them have, corpus by corpus.
 
     A seed counts for a system when it has as many folds as any seed of the system. Where no seed is shared, all stay.
-
-    Args:
-        systems: names of those that are compared; all by default.
     """
     chosen = [r for r in runs.records if systems is None or r["system"] in systems]
     records = []
     for corpus in dict.fromkeys(r["config"]["corpus"] for r in chosen):
         of_corpus = [r for r in chosen if r["config"]["corpus"] == corpus]
-        complete = []
-        for system in {r["system"] for r in of_corpus}:
-            folds = Counter(r["config"]["seed"] for r in of_corpus if r["system"] == system)
-            complete.append({seed for seed, n in folds.items() if n == max(folds.values())})
-        shared = set.intersection(*complete)
-        records += [r for r in of_corpus if not shared or r["config"]["seed"] in shared]
+        seeds = [r["config"]["seed"] for r in of_corpus]
+        folds = pd.crosstab([r["system"] for r in of_corpus], seeds)
+        shared = folds.columns[folds.eq(folds.max(axis=1), axis=0).all()]
+        records += [r for r, seed in zip(of_corpus, seeds, strict=True) if shared.empty or seed in shared]
     return replace(runs, records=tuple(records))
 
 
 def unit_accuracies(records: Sequence[dict]) -> pd.Series:
-    """Accuracy of every unit (speaker, fold), clips pooled within a seed, mean over the seeds.
-
-    Args:
-        records: of one system on one corpus; all folds and seeds there are.
-    """
-    rows = [
-        (unit, record["config"]["seed"], right, clips)
-        for record in records
-        for unit, (right, clips) in record["units"].items()
-    ]
-    frame = pd.DataFrame(rows, columns=["unit", "seed", "right", "clips"])
-    pooled = frame.groupby(["unit", "seed"])[["right", "clips"]].sum()
+    """Accuracy of each unit (speaker, fold) of a system on a corpus: clips pooled within seeds, mean over the seeds."""
+    rows = [(unit, r["config"]["seed"], *counts) for r in records for unit, counts in r["units"].items()]
+    pooled = pd.DataFrame(rows, columns=["unit", "seed", "right", "clips"]).groupby(["unit", "seed"]).sum()
     return (pooled["right"] / pooled["clips"]).groupby("unit").mean()
 
 
-def cell(records: Sequence[dict], metric: str = "accuracy") -> Interval:
-    """What a table shows for one system on one corpus: mean over units, with its interval.
+def over_folds(values: Iterable[tuple[str, float]], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """``interval`` over the folds (of FSDD: speakers) of (fold, value) pairs, mean over the seeds within a fold."""
+    frame = pd.DataFrame(values, columns=["fold", "value"])
+    return interval(frame.groupby("fold")["value"].mean().to_numpy(), bounds)
 
-    Args:
-        records: of one system on one corpus.
-        metric: of the test part; others than accuracy are known for whole folds only, which are the units then.
+
+def cell(records: Sequence[dict], metric: str = "accuracy") -> Interval:
+    """What a table shows for one system on one corpus: mean of a metric of the test part over units, with its interval.
+
+    Others than accuracy are known for whole folds only, which are the units then.
     """
     if metric == "accuracy":
         return interval(unit_accuracies(records).to_numpy())
-    values = pd.DataFrame([(r["config"]["split"], r["test"][metric]) for r in records], columns=["split", metric])
-    return interval(values.groupby("split")[metric].mean().to_numpy())
+    return over_folds([(r["config"]["split"], r["test"][metric]) for r in records])
 
 
-def over_folds(results: Sequence[Mapping], value: Callable[[Mapping], float], bounds: tuple[float, float]) -> Interval:
-    """Interval over the folds (of FSDD: speakers) of a number of a probe's results, mean over the seeds within a fold.
-
-    Args:
-        results: of a probe, each with its ``split``.
-        value: from a result to the number.
-        bounds: see ``interval``.
-    """
-    frame = pd.DataFrame([(result["split"], value(result)) for result in results], columns=["split", "value"])
-    return interval(frame.groupby("split")["value"].mean().to_numpy(), bounds)
-
-
-@dataclass(frozen=True)
-class Test:
-    """A paired comparison: mean difference, its 95% interval, t, degrees of freedom and two-sided p."""
+class Test(NamedTuple):
+    """A paired comparison: mean difference, its 95% interval, t and two-sided p."""
 
     difference: float
     low: float
     high: float
     t: float
     p: float
-    n: int
 
 
 def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: float) -> Test:
@@ -155,14 +126,10 @@ def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: f
     n = len(d)
     if n < 2:
         raise CapslibError("a paired test needs at least two common folds or seeds")
-    mean, variance = d.mean(), d.var(ddof=1)
-    error = np.sqrt(variance * (1 / n + test_train_ratio))
-    if error == 0:
-        equal = mean == 0
-        return Test(float(mean), float(mean), float(mean), 0.0 if equal else float("inf"), 1.0 if equal else 0.0, n)
-    t = mean / error
-    half = stats.t.ppf(1 - LEVEL / 2, n - 1) * error
-    return Test(float(mean), float(mean - half), float(mean + half), float(t), float(2 * stats.t.sf(abs(t), n - 1)), n)
+    mean, error = float(d.mean()), np.sqrt(d.var(ddof=1) * (1 / n + test_train_ratio))
+    t = float(mean / error) if error else float("inf") if mean else 0.0
+    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * error)
+    return Test(mean, mean - half, mean + half, t, float(2 * stats.t.sf(abs(t), n - 1)))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -181,13 +148,8 @@ def records_of(runs: Runs, corpus: str, system: str) -> list[dict]:
 
 
 def metric_value(record: Mapping, metric: str) -> float:
-    """A metric of a record by its name.
-
-    Args:
-        record: of a run.
-        metric: one of the test part ("accuracy", "unweighted_accuracy", ...); "recall of happy", which is NaN where no
-            test clip is of that class; ``EARLY``, the mean validation accuracy of the first five epochs; or ``GAP``.
-    """
+    """A metric of a record: one of the test part ("accuracy", "unweighted_accuracy", ...), "recall of happy" (NaN where
+    no test clip is of that class), ``EARLY`` (the mean validation accuracy of the first five epochs) or ``GAP``."""
     if metric == EARLY:
         return float(np.mean([epoch["validation_accuracy"] for epoch in record["epochs"][:5]]))
     if metric == GAP:
@@ -195,11 +157,8 @@ def metric_value(record: Mapping, metric: str) -> float:
     kind, _, label = metric.partition(" of ")
     if kind != "recall":
         return record["test"][metric]
-    if label not in record["classes"]:
-        return float("nan")
-    place = record["classes"].index(label)
-    counts = record["confusion"][place]
-    return counts[place] / sum(counts) if sum(counts) else float("nan")
+    counts = dict(zip(record["classes"], record["confusion"], strict=True)).get(label, [0])
+    return counts[record["classes"].index(label)] / sum(counts) if sum(counts) else float("nan")
 
 
 def values(runs: Runs, corpus: str, system: str, metric: str) -> dict[Pair, float]:
@@ -225,21 +184,20 @@ def test_differences(runs: Runs, families: Mapping[tuple[str, str, str], Mapping
         One row each: corpus, comparison, metric, difference, low, high, p, n pairs, of how many seeds, p (Holm) and
         verdict: "higher", "lower" or "inconclusive" at the 5% level after correction, "one fold only" or "not run yet".
     """
-    ratios = {(r["config"]["corpus"], run_of(r)): _test_train_ratio(runs, r) for r in runs.records}
-    rows = []
+    ratios, rows = {(r["config"]["corpus"], run_of(r)): _test_train_ratio(runs, r) for r in runs.records}, []
     for (corpus, comparison, metric), by_run in families.items():
-        row = {"corpus": corpus, "comparison": comparison, "metric": metric, "n": len(by_run)}
-        row["seeds"] = len({seed for _, seed in by_run})
+        row = {"corpus": corpus, "comparison": comparison, "metric": metric}
+        row |= {"n": len(by_run), "seeds": len({seed for _, seed in by_run})}
         if len(by_run) > 1:
             ratio = float(np.mean([ratios[corpus, run] for run in by_run]))
-            test = corrected_resampled_t_test(list(by_run.values()), ratio)
-            row |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
+            row |= corrected_resampled_t_test(list(by_run.values()), ratio)._asdict()
         rows.append(row)
     columns = ["corpus", "comparison", "metric", "difference", "low", "high", "p", "n", "seeds", "p (Holm)", "verdict"]
     frame = pd.DataFrame(rows, columns=columns)
     tested = frame["p"].notna()
     frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"])
-    frame["verdict"] = [_verdict(row) for _, row in frame.iterrows()]
+    states = [frame["n"] == 0, ~tested, frame["p (Holm)"] > LEVEL, frame["difference"] > 0]
+    frame["verdict"] = np.select(states, [NOT_YET, "one fold only", "inconclusive", "higher"], "lower").astype(object)
     return frame
 
 
@@ -248,65 +206,41 @@ def _test_train_ratio(runs: Runs, record: Mapping) -> float:
     return split["test"] / min(split["train"], record["config"].get("max_train_clips") or split["train"])
 
 
-def _verdict(row: pd.Series) -> str:
-    if pd.isna(row["p"]):
-        return "one fold only" if row["n"] else NOT_YET
-    if row["p (Holm)"] > LEVEL:
-        return "inconclusive"
-    return "higher" if row["difference"] > 0 else "lower"
-
-
 def paired_tests(
-    runs: Runs,
-    pairs: Sequence[tuple[str, str]],
-    metrics: Sequence[str] = ("accuracy",),
-    corpora: Sequence[str] | None = None,
+    runs: Runs, pairs: Pairs, metrics: Sequence[str] = ("accuracy",), corpora: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Tests of one system minus another on the folds and seeds that both have, one family for Holm's correction.
 
     Args:
         runs: of the systems.
-        pairs: names of two systems each.
+        pairs: names of two systems each, minuend first.
         metrics: see ``metric_value``.
         corpora: keys; by default all of the runs.
     Returns:
         See ``test_differences``; one row per corpus, pair and metric. Where a difference is significant but the loser
-        has not learnt its training part, the verdict says that instead.
+        fits its training part worse than the winner does unseen clips (in this metric, or in accuracy where the parts
+        do not have it), the loser was not trained to the end, which is about the budget: the verdict says so instead.
     """
     tests = list(product(runs.grid.cards if corpora is None else corpora, pairs, metrics))
-    families = {}
-    for key, pair, metric in tests:
-        first, second = (values(runs, key, system, metric) for system in pair)
-        families[key, " - ".join(pair), metric] = differences(first, second)
+    families = {
+        (key, " - ".join(pair), metric): differences(*(values(runs, key, system, metric) for system in pair))
+        for key, pair, metric in tests
+    }
     frame = test_differences(runs, families)
     for place, (key, pair, metric) in enumerate(tests):
-        verdict = frame.loc[place, "verdict"]
-        if verdict in ("higher", "lower"):
-            winner, loser = pair if verdict == "higher" else pair[::-1]
-            frame.loc[place, "verdict"] = _not_learnt(runs, key, winner, loser, metric) or verdict
+        if frame.loc[place, "verdict"] in ("higher", "lower"):
+            winner, loser = pair if frame.loc[place, "verdict"] == "higher" else pair[::-1]
+            learnt, unseen = (
+                np.mean([r[part].get(metric, r[part]["accuracy"]) for r in records_of(runs, key, system)])
+                for system, part in ((loser, "train"), (winner, "test"))
+            )
+            if learnt < unseen:
+                frame.loc[place, "verdict"] = f"{loser} {NOT_LEARNT} ({learnt:.2f})"
     return frame
 
 
-def _not_learnt(runs: Runs, corpus: str, winner: str, loser: str, metric: str) -> str:
-    """In words, that the loser of a comparison has not learnt its training part; "" if it has.
-
-    A loser that fits its own training part worse than the winner does unseen clips was not trained to the end: that is
-    about the budget. Where a part has no such metric, its accuracy decides.
-    """
-
-    def mean(system: str, part: str) -> float:
-        return float(np.mean([r[part].get(metric, r[part]["accuracy"]) for r in records_of(runs, corpus, system)]))
-
-    learnt = mean(loser, "train")
-    return f"{loser} {NOT_LEARNT} ({learnt:.2f})" if learnt < mean(winner, "test") else ""
-
-
 def reference_tests(runs: Runs, reference: str, metric: str = "accuracy") -> pd.DataFrame:
-    """``paired_tests`` of one system minus each other one that has a run in common with it, by one metric.
-
-    Returns:
-        Columns corpus, comparison, difference, low, high, p, n, p (Holm), verdict.
-    """
+    """``paired_tests`` of one system minus each other that has a run in common, less the columns metric and seeds."""
     systems = dict.fromkeys([*(run.system for run in runs.grid.runs), *(record["system"] for record in runs.records)])
     frame = paired_tests(runs, [(reference, other) for other in systems if other != reference], [metric])
     return frame[frame["n"] > 0].drop(columns=["metric", "seeds"]).reset_index(drop=True)
@@ -324,8 +258,7 @@ def sentence(tests: pd.DataFrame) -> str:
             words.append(f"{first} against {second}: {result}")
         reach = 50 * (rows["high"] - rows["low"]).dropna()
         if len(reach):
-            least, most = (f"{value:.1f}" for value in (reach.min(), reach.max()))
-            span = least if least == most else f"{least} to {most}"
+            span = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (reach.min(), reach.max())))
             words.append(f"the intervals reach {span} points to each side, and what is smaller cannot be seen")
         lines.append(f"{corpus}. " + "; ".join(words) + ".")
     return "\n".join(lines)

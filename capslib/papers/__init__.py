@@ -8,23 +8,18 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from capslib.claims import Claim
 from capslib.errors import choose
 from capslib.study import Grid, Runs
 
-__all__ = ["Paper", "Role", "declared", "of_profile"]
 
+class Role(NamedTuple):
+    """A corpus that a paper uses: the paper's name for it, what is classified, and where it is or what stands in.
 
-@dataclass(frozen=True)
-class Role:
-    """A corpus that a paper uses. The ``role`` of our corpora's tasks names it: "P0 VCTK".
-
-    Attributes:
-        corpus: the paper's name for it.
-        task: what is classified.
-        how_to_get: for the reader: where it is, what stands in for it.
+    The ``role`` of our corpora's tasks names it: "P0 VCTK".
     """
 
     corpus: str
@@ -32,8 +27,7 @@ class Role:
     how_to_get: str
 
 
-@dataclass(frozen=True)
-class Paper:
+class Paper(NamedTuple):
     """What a paper says, and what answers it.
 
     Attributes:
@@ -48,7 +42,7 @@ class Paper:
     key: str
     title: str
     corpora: tuple[Role, ...] = ()
-    claims: Mapping[str, Claim] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = MappingProxyType({})
     grids: Callable[[str], list[Grid]] = lambda profile: []
     derived: Callable[[Runs], Runs] = lambda runs: runs
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from operator import itemgetter
 
 from capslib import corpora, probes, study
 from capslib.claims import Claim, Reading, above, higher, most_on, overfits, printed, probe_higher
@@ -16,12 +18,12 @@ from capslib.training import RunConfig
 
 # The corpora of Table 1, in its order.
 ROLES = ("VCTK", "IEMOCAP", "Urban8K", "FSDD")
-BASELINES: dict[str, System] = {name: (name, {}) for name in ("cnn", "lstm", "att", "caps")}
+BASELINES = {name: (name, {}) for name in ("cnn", "lstm", "att", "caps")}
 # Section 5.2: names by number of routing iterations; 3 is the default. P0 does not say how many its CAPS column has.
 ITERATIONS = {n: f"{n} iteration" + "s" * (n > 1) for n in (1, 2, 3, 4, 5)}
 ONE, FIVE = ITERATIONS[1], ITERATIONS[5]
-ROUTING: dict[str, System] = {name: ("caps", {} if n == 3 else {"num_iterations": n}) for n, name in ITERATIONS.items()}
-RULES: dict[str, System] = {
+ROUTING = {name: ("caps", {} if n == 3 else {"num_iterations": n}) for n, name in ITERATIONS.items()}
+RULES = {
     "inner iterations detached": ("caps_routed", {"routing": "dynamic_detached"}),
     "EM": ("caps_routed", {"routing": "em"}),
     "self-attention": ("caps_routed", {"routing": "self_attention"}),
@@ -29,14 +31,10 @@ RULES: dict[str, System] = {
 }
 # Section 5.3: names by dimension of the capsules; 16 is the default.
 DIMENSIONS = {d: f"D = {d}" for d in (2, 4, 8, 16, 32)}
-SIZES: dict[str, System] = {
-    name: ("caps", {} if d == 16 else {"capsule_features": d}) for d, name in DIMENSIONS.items()
-}
+SIZES = {name: ("caps", {} if d == 16 else {"capsule_features": d}) for d, name in DIMENSIONS.items()}
 # Section 5.4: weights of the reconstruction by name. P0 does not give its own.
 WEIGHTS = {"no decoder": 0, "weight 0.05": 0.05, "weight 0.5": 0.5, "weight 5": 5.0}
-DECODERS: dict[str, System] = {
-    name: ("caps_decoder", {"weight": weight}) if weight else ("caps", {}) for name, weight in WEIGHTS.items()
-}
+DECODERS = {name: ("caps_decoder", {"weight": w}) if w else ("caps", {}) for name, w in WEIGHTS.items()}
 # Section 6.1; decibels, full scale, factor. The paper's labels are in its figures, which our copy does not have.
 LEVELS = {
     "gain": (-12.0, -6.0, 0.0, 6.0, 12.0),
@@ -46,7 +44,7 @@ LEVELS = {
 NETWORKS = {"capsules": ("caps", {}), "untrained": ("caps", {"epochs": 0}), "LSTM": ("lstm", {})}
 SHARED_BAND = "speed (shared band)"
 # Section 6.2: the paper's own source, or what stands in for it; the first that is available.
-TRANSFER_SOURCES = ("iemocap:emotion4", "emodb:emotion4")
+TRANSFER_SOURCES = "iemocap:emotion4, emodb:emotion4"
 
 
 def perturbed_systems(sample_rate: int) -> dict[str, System]:
@@ -54,10 +52,7 @@ def perturbed_systems(sample_rate: int) -> dict[str, System]:
 
     Resampled to a lower speed a clip has nothing left above its old band, and that alone gives its speed away. So
     ``SHARED_BAND`` reads log spectrograms of the band that clips have at every speed, less a tenth for the resampler's
-    slope.
-
-    Args:
-        sample_rate: of the corpus, in hertz.
+    slope. The sample rate is the corpus', in hertz.
     """
     bins = int(0.9 * min(LEVELS["speed"]) * sample_rate / 2 / 25)
     band = FeatureConfig("spectrogram", (("n_fft", sample_rate // 25), ("num_bins", bins)))
@@ -70,43 +65,34 @@ def perturbed_systems(sample_rate: int) -> dict[str, System]:
     }
 
 
-def transfer_source(keys: str | Sequence[str], model: str, profile: str, **changes: object) -> RunConfig:
+def transfer_source(keys: str, model: str, profile: str) -> RunConfig:
     """The network whose capsules another one reads (section 6.2): of the first corpus available, on its first fold.
 
-    Args:
-        keys: of corpora, best first; a string has them with commas between.
-        model: name.
-        profile: "quick" or "full".
-        changes: fields of ``RunConfig``; the seed is that of the run which reads its capsules.
+    The keys are of corpora, best first, with commas between.
+
     Raises:
         CapslibError: if none of them is available, with how to get the first.
     """
-    keys = [key.strip() for key in keys.split(",")] if isinstance(keys, str) else list(keys)
-    sources = study.grid(keys, [model], profile, seeds=[0], folds=1, **changes)
+    sources = study.grid(study.corpora_in(profile, keys), [model], profile, seeds=[0], folds=1)
     if not sources.runs:
         key, how = next(iter(sources.absent.items()))
         raise CapslibError(f"the source of the transfer, {key}, is not available: {how}")
     return sources.runs[0].config
 
 
-def transfer_systems(keys: str | Sequence[str], profile: str) -> dict[str, System]:
+def transfer_systems(keys: str, profile: str) -> dict[str, System]:
     """MFCCs alone, and beside the vectors of networks of another corpus (section 6.2), with our controls.
 
-    Args:
-        keys, profile: see ``transfer_source``.
+    See ``transfer_source``; the seed of a source is that of the run which reads its capsules.
     """
-
-    def source(model: str, **changes: object) -> dict[str, RunConfig]:
-        return {"source": transfer_source(keys, model, profile, **changes)}
-
-    corpus = source("caps")["source"].corpus
-    classes = study.grid([corpus], [], profile).cards[corpus]["classes"]
+    source = transfer_source(keys, "caps", profile)
+    classes = study.grid([source.corpus], [], profile).cards[source.corpus]["classes"]
     return {
         "MFCC only": ("caps", {}),
-        "capsules, tiled": ("caps", {}, source("caps")),
-        "capsules, joined": ("caps_joined", {"source_capsules": len(classes)}, source("caps")),
-        "LSTM, tiled": ("caps", {}, source("lstm")),
-        "untrained, tiled": ("caps", {}, source("caps", epochs=0)),
+        "capsules, tiled": ("caps", {}, {"source": source}),
+        "capsules, joined": ("caps_joined", {"source_capsules": len(classes)}, {"source": source}),
+        "LSTM, tiled": ("caps", {}, {"source": replace(source, model="lstm")}),
+        "untrained, tiled": ("caps", {}, {"source": replace(source, epochs=0)}),
     }
 
 
@@ -121,13 +107,11 @@ def resolved() -> Iterator[tuple[bool, str]]:
 
 def grids(profile: str) -> list[Grid]:
     """What the claims need: notebooks 02 to 05 on every corpus, 06 on mixtures, 07 on FSDD and 08 on RAVDESS."""
-    wanted = "at hand" if profile == "full" else "embedded"
     named = ROUTING | SIZES | DECODERS
     systems = BASELINES | {name: named[name] for name in (ONE, FIVE, "D = 2", "D = 32", "weight 0.5")}
-    plain = [
-        study.grid(study.corpora_in(profile, wanted), systems, profile),
-        study.grid(study.corpora_in(profile, wanted, multi_label=True), ["att", "caps"], profile),
-    ]
+    wanted = "at hand" if profile == "full" else "embedded"
+    keys, mixtures = (study.corpora_in(profile, wanted, multi_label=several) for several in (False, True))
+    plain = [study.grid(keys, systems, profile), study.grid(mixtures, ["att", "caps"], profile)]
     if profile != "full":
         return plain
     sources: dict[str, System] = {}
@@ -138,13 +122,8 @@ def grids(profile: str) -> list[Grid]:
     return [*plain, study.grid(["fsdd"], perturbed, profile), study.grid(["ravdess"], sources, profile)]
 
 
-SIDE = Reading(
-    probes.perturbed.components,
-    "share of clips that a linear map separates",
-    lambda result: result["side"],
-)
+SIDE = Reading(probes.perturbed.components, "share of clips that a linear map separates", itemgetter("side"))
 TWO = Reading(probes.perturbed.components, "share of variance in two components", probes.perturbed.two)
-PERTURBED = tuple(f"capsules, {kind}" for kind in LEVELS)
 
 
 def with_untrained(*kinds: str) -> list[tuple[str, str]]:
@@ -193,7 +172,7 @@ CLAIMS = {
         "section 6.1", probe_higher(with_untrained("gain", "speed", SHARED_BAND), SIDE, ["FSDD"]), "07"
     ),
     "two components explain most of the variance under perturbation (gain, offset, speed)": Claim(
-        "section 6.1, Figs. 3 and 4", above(PERTURBED, TWO, 0.5, ["FSDD"]), "07"
+        "section 6.1, Figs. 3 and 4", above([f"capsules, {kind}" for kind in LEVELS], TWO, 0.5, ["FSDD"]), "07"
     ),
     "our question: they explain more in a trained network than in an untrained one": Claim(
         "section 6.1", probe_higher(with_untrained(*LEVELS), TWO, ["FSDD"]), "07"

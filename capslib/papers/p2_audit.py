@@ -1,17 +1,17 @@
-"""What P1's and P2's printed numbers imply about one another, computed from ``data/published.csv`` without any run.
+"""What P1's and P2's printed numbers imply about one another, computed from ``data/published/`` without any run.
 
 A share of n utterances can only be k / n, so a row of shares with four digits leaves few n open.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from capslib.claims import OPEN, REFUTED, Finding
-from capslib.papers.p2_tables import EMOTIONS
+from capslib.papers.p2_tables import EMOTIONS, published_utterances
 from capslib.published import values
 from capslib.statistics import METRICS
 from capslib.study import Runs
@@ -22,21 +22,15 @@ MATRICES = {"CNN_SeqCap": "Table VI", "CNN_RecCap": "Table VII"}
 
 
 def fitting_totals(shares: Sequence[float], most: int, tolerance: float = TOLERANCE) -> list[int]:
-    """Numbers of utterances, up to ``most``, whose whole counts can give these shares.
+    """Numbers of utterances of a true class, up to ``most``, whose whole counts can be these shares of the predictions.
 
-    Args:
-        shares: of one true class, predicted as each class; they sum to one.
-        most: utterances there are.
-        tolerance: largest distance of a printed share from the real one.
+    ``tolerance`` is the largest distance of a printed share from the real one.
     """
-    totals = []
-    for total in range(1, most + 1):
-        least = [math.ceil(total * (share - tolerance)) for share in shares]
-        largest = [math.floor(total * (share + tolerance)) for share in shares]
-        fits = all(a <= b for a, b in zip(least, largest, strict=True))
-        if fits and sum(least) <= total <= sum(largest):
-            totals.append(total)
-    return totals
+    totals, shares = np.arange(1, most + 1)[:, None], np.asarray(shares)
+    least, largest = np.ceil(totals * (shares - tolerance)), np.floor(totals * (shares + tolerance))
+    fits = (least <= largest).all(1, keepdims=True)
+    fits &= (least.sum(1, keepdims=True) <= totals) & (totals <= largest.sum(1, keepdims=True))
+    return totals[fits].tolist()
 
 
 def tested_totals() -> dict[str, dict[str, list[int]]]:
@@ -44,49 +38,36 @@ def tested_totals() -> dict[str, dict[str, list[int]]]:
 
     One run is assumed, each utterance tested once: P2's matrices are P1's, which has no seeds.
     """
-    sizes = values("P2", "Table III")
-    return {
-        emotion: {
-            system: fitting_totals(
-                [values("P2", table)[emotion, predicted, "confusion"] for predicted in EMOTIONS],
-                int(sizes["Utt #", emotion, "utterances"]),
-            )
-            for system, table in MATRICES.items()
-        }
-        for emotion in EMOTIONS
-    }
+    totals = {}
+    for emotion, size in published_utterances().items():
+        matrices = {system: values("P2", table) for system, table in MATRICES.items()}
+        rows = {system: [shares[emotion, e, "confusion"] for e in EMOTIONS] for system, shares in matrices.items()}
+        totals[emotion] = {system: fitting_totals(row, size) for system, row in rows.items()}
+    return totals
+
+
+def in_common(fitting: Mapping[str, Sequence[int]]) -> list[int]:
+    """Totals of one emotion that fit all systems."""
+    return sorted(set.intersection(*map(set, fitting.values())))
 
 
 def totals() -> pd.DataFrame:
     """``tested_totals`` as a table, one row per emotion."""
-    sizes = values("P2", "Table III")
-
-    def listed(numbers: Sequence[int]) -> str:
-        return ", ".join(map(str, numbers)) or "none"
-
-    return pd.DataFrame(
-        {"emotion": emotion, "in IEMOCAP": f"{sizes['Utt #', emotion, 'utterances']:.0f}"}
-        | {f"fit {system}": listed(numbers) for system, numbers in fitting.items()}
-        | {"in common": listed(sorted(set.intersection(*map(set, fitting.values()))))}
-        for emotion, fitting in tested_totals().items()
-    )
+    rows, sizes = [], published_utterances()
+    for emotion, fitting in tested_totals().items():
+        columns = {f"fit {system}": numbers for system, numbers in fitting.items()} | {"in common": in_common(fitting)}
+        row = {"emotion": emotion, "in IEMOCAP": f"{sizes[emotion]}"}
+        rows.append(row | {column: ", ".join(map(str, numbers)) or "none" for column, numbers in columns.items()})
+    return pd.DataFrame(rows)
 
 
 def tested_apart() -> list[str]:
     """Emotions of which the two systems cannot have been tested on equally many utterances."""
-    return [
-        emotion
-        for emotion, fitting in tested_totals().items()
-        if all(fitting.values()) and not set.intersection(*map(set, fitting.values()))
-    ]
+    return [e for e, fitting in tested_totals().items() if all(fitting.values()) and not in_common(fitting)]
 
 
 def accuracies(sizes: Sequence[int]) -> pd.DataFrame:
-    """Which WA of P2's Tables IV and V can be a share of so many utterances.
-
-    Args:
-        sizes: numbers of test utterances to try.
-    """
+    """Which WA of P2's Tables IV and V can be a share of so many test utterances, one row per WA."""
     rows = []
     for table in ("Table IV", "Table V"):
         for (system, column, metric), share in values("P2", table).items():
@@ -103,12 +84,12 @@ def accuracies(sizes: Sequence[int]) -> pd.DataFrame:
 def same_utterances(_: Runs) -> Finding:
     """Whether P2's matrices of CNN_SeqCap and CNN_RecCap can come from the same test utterances."""
 
-    def first(numbers: Sequence[int], most: int = 3) -> str:
-        return ", ".join([*map(str, numbers[:most]), *["..."] * (len(numbers) > most)]) or "none"
+    def first(numbers: Sequence[int]) -> str:
+        return ", ".join([*map(str, numbers[:3]), *["..."] * (len(numbers) > 3)]) or "none"
 
     words = [f"{emotion}: {' against '.join(map(first, by.values()))}" for emotion, by in tested_totals().items()]
-    condition = "if each is of one run, numbers of test utterances that fit Table VI against Table VII"
-    evidence = f"{condition}: {'; '.join(words)} (from the paper's own tables)"
+    evidence = "if each is of one run, numbers of test utterances that fit Table VI against Table VII: "
+    evidence += f"{'; '.join(words)} (from the paper's own tables)"
     return Finding(REFUTED if tested_apart() else OPEN, evidence)
 
 
@@ -128,5 +109,5 @@ def quoted_gains() -> Iterator[tuple[bool, str]]:
         if column == "over CNN_GRU" and words.endswith(" gain"):
             metric = words.removesuffix(" gain")
             gain = table[row, metric, metric] - table["CNN_GRU", metric, metric]
-            agrees = abs(gain - quoted) < 5e-5
-            yield agrees, f"{row} {metric} {100 * quoted:.2f} quoted, {100 * gain:.2f} subtracted"
+            words = f"{row} {metric} {100 * quoted:.2f} quoted, {100 * gain:.2f} subtracted"
+            yield abs(gain - quoted) < 5e-5, words

@@ -135,8 +135,8 @@ def table(
         row |= {title: here[0][name] for title, name in facts.items()}
         for title, (value, *bounds) in columns.items():
             value = itemgetter(value) if isinstance(value, str) else value
-            known = [result for result in here if value(result) is not None]
-            row[title] = str(statistics.over_folds(known, value, tuple(bounds))) if known else ""
+            known = [(result["split"], value(result)) for result in here if value(result) is not None]
+            row[title] = str(statistics.over_folds(known, tuple(bounds))) if known else ""
         rows.append(row)
     return pd.DataFrame(rows, columns=["corpus", "system", *facts, "networks", *columns])
 
