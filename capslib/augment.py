@@ -31,11 +31,11 @@ def _speed(waveform: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:
     return soxr.resample(waveform, sample_rate * factor, sample_rate, quality="HQ") if factor != 1 else waveform
 
 
-# Kind -> function of (waveform, level, sample_rate), and the level that changes nothing.
-PERTURBATIONS: dict[str, tuple[Callable[[np.ndarray, float, int], np.ndarray], float]] = {
-    "gain": (_gain, 0.0),
-    "offset": (_offset, 0.0),
-    "speed": (_speed, 1.0),
+# Kind -> function of (waveform, level, sample_rate).
+PERTURBATIONS: dict[str, Callable[[np.ndarray, float, int], np.ndarray]] = {
+    "gain": _gain,
+    "offset": _offset,
+    "speed": _speed,
 }
 
 
@@ -53,12 +53,10 @@ def perturb(waveform: np.ndarray, kind: str, level: float, sample_rate: int) -> 
     Raises:
         CapslibError: for an unknown kind, a speed that is not above 0, or if the result is silent or not finite.
     """
-    change, _ = PERTURBATIONS[choose(kind, PERTURBATIONS, "perturbation")]
+    change = PERTURBATIONS[choose(kind, PERTURBATIONS, "perturbation")]
     if not np.isfinite(level):
         raise CapslibError(f"{kind} {level}: give a finite level")
     changed = np.asarray(change(waveform, level, sample_rate), dtype=np.float32)
     if len(waveform) and not (np.isfinite(changed).all() and np.abs(changed).max(initial=0.0) >= _SILENT):
-        raise CapslibError(
-            f"{kind} {level:g} leaves silence or no number of a clip: choose a level nearer to no change"
-        )
+        raise CapslibError(f"{kind} {level:g} leaves silence or no numbers: choose a level nearer to no change")
     return changed

@@ -32,17 +32,13 @@ def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None) -> Tensor:
-    """Triangular filters on the HTK mel scale, of height one: (n_fft // 2 + 1, n_mels), float64.
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
+    """Triangular filters on the HTK mel scale, of height one, up to half the sample rate: (n_fft // 2 + 1, n_mels).
 
-    Equals ``librosa.filters.mel(htk=True, norm=None)`` transposed.
+    Equals ``librosa.filters.mel(htk=True, norm=None)`` transposed, float64.
     """
-    f_max = sample_rate / 2 if f_max is None else f_max
-
-    def to_mel(hertz: float) -> float:
-        return 2595.0 * math.log10(1.0 + hertz / 700.0)
-
-    mels = torch.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2, dtype=torch.float64)
+    highest = 2595.0 * math.log10(1.0 + sample_rate / 2 / 700.0)
+    mels = torch.linspace(0.0, highest, n_mels + 2, dtype=torch.float64)
     corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
     widths = corners.diff()
@@ -73,12 +69,8 @@ def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
         (batch, frames, features); frames past a clip's length are undefined.
     """
     B, T, F = features.shape  # batch, frames, features
-    if T == 0:
-        return features.clone()
-    last = (lengths - 1).clamp_min(0)
-    tail = features.gather(1, last.view(B, 1, 1).expand(B, 1, F))
-    valid = lengths_to_mask(lengths, T).unsqueeze(-1)
-    extended = torch.where(valid, features, tail)
+    tail = features.gather(1, (lengths - 1).clamp_min(0).view(B, 1, 1).expand(B, 1, F))  # each clip's last frame
+    extended = torch.where(lengths_to_mask(lengths, T).unsqueeze(-1), features, tail)
     padded = torch.cat([extended[:, :1]] * width + [extended] + [tail] * width, dim=1)  # (B, T + 2 * width, F)
     slope = torch.zeros_like(features)
     for k in range(1, width + 1):
@@ -87,10 +79,7 @@ def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
 
 
 class Framed(nn.Module):
-    """Base of features of windowed frames: how a clip is cut, its spectrum and its energy.
-
-    A kind of features sets ``out_features`` and computes ``forward``: (batch, samples) and (batch,) samples of each
-    clip -> (batch, frames, out_features), zero past a clip's frames, and (batch,) frames of each clip.
+    """Base of features of windowed frames; a kind of features sets ``out_features`` and computes ``values``.
 
     Args:
         sample_rate: in hertz.
@@ -115,34 +104,38 @@ class Framed(nn.Module):
             )
         self.register_buffer("window", torch.hann_window(self.frame_length), persistent=False)
 
-    def num_frames(self, lengths: Tensor) -> Tensor:
-        """Frames of clips with ``lengths`` samples, (batch,)."""
-        return ((lengths - self.frame_length) // self.hop_length + 1).clamp_min(0)
-
-    def spectrum(self, waveforms: Tensor) -> Tensor:
-        """Real and imaginary parts of every frame's transform, side by side.
-
-        Args:
-            waveforms: (batch, samples).
-        Returns:
-            (batch, frames, 2 * (n_fft // 2 + 1)). Squares, summed in pairs, are the power; leaving that sum to the
-            matrix product that follows saves half of the time of the whole feature.
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """
-        if waveforms.shape[-1] < self.frame_length:
+        Args:
+            waveforms: (batch, samples), samples past ``lengths`` are ignored.
+            lengths: valid samples of each clip, (batch,).
+        Returns:
+            (batch, frames, out_features), zero past each clip's frames, and the number of frames, (batch,).
+        """
+        num_frames = ((lengths - self.frame_length) // self.hop_length + 1).clamp_min(0)
+        if waveforms.shape[-1] < self.frame_length:  # no clip has a frame: one is computed, and masked
             waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
-        frames = waveforms.unfold(-1, self.frame_length, self.hop_length)  # (batch, frames, frame_length)
-        return torch.view_as_real(torch.fft.rfft(frames * self.window, n=self.n_fft)).flatten(-2)
+        values = self.values(waveforms, num_frames)
+        return values.masked_fill(~lengths_to_mask(num_frames, values.shape[1]).unsqueeze(-1), 0.0), num_frames
+
+    def values(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
+        """(batch, samples), (batch,) -> (batch, frames, out_features), undefined past a clip's frames."""
+        raise NotImplementedError
 
     def spectra(self, waveforms: Tensor) -> Iterator[Tensor]:
-        """``spectrum`` of a few clips at a time on a processor (a megabyte stays in its cache), of all on a GPU."""
+        """Real and imaginary parts of every frame's transform, side by side: (clips, frames, 2 * (n_fft // 2 + 1)).
+
+        Squares, summed in pairs, are the power; leaving that sum to the matrix product that follows saves half of the
+        time of the whole feature. A few clips come at a time on a processor (a megabyte stays in its cache), all on a
+        GPU.
+        """
         size = max(1, 2**18 // (waveforms.shape[-1] // self.hop_length * self.n_fft + 1))  # clips in a megabyte
         for clips in waveforms.split(size if waveforms.device.type == "cpu" else len(waveforms)):
-            yield self.spectrum(clips)
+            frames = clips.unfold(-1, self.frame_length, self.hop_length)  # (clips, frames, frame_length)
+            yield torch.view_as_real(torch.fft.rfft(frames * self.window, n=self.n_fft)).flatten(-2)
 
     def energy(self, waveforms: Tensor) -> Tensor:
         """Sum of squares of every frame before the window: (batch, samples) -> (batch, frames)."""
-        if waveforms.shape[-1] < self.frame_length:
-            waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
         # Frames overlap: samples are squared and summed once in blocks that divide both frame and hop.
         step = math.gcd(self.frame_length, self.hop_length)
         whole = waveforms[..., : waveforms.shape[-1] // step * step]
@@ -185,15 +178,7 @@ class MFCC(Framed):
         self.register_buffer("basis", dct_matrix(n_mfcc + 1, n_mels).float(), persistent=False)
         self.out_features = (n_mfcc + 1) * (1 + num_derivatives)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        Args:
-            waveforms: (batch, samples), samples past ``lengths`` are ignored.
-            lengths: valid samples of each clip, (batch,).
-        Returns:
-            (batch, frames, out_features), zero past each clip's frames, and the number of frames, (batch,).
-        """
-        num_frames = self.num_frames(lengths)
+    def values(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
         mel = torch.cat([(x * x) @ self.filters for x in self.spectra(waveforms)])  # (batch, frames, n_mels)
         coefficients = mel.clamp_min(1e-10).log() @ self.basis  # (batch, frames, n_mfcc + 1)
         if self.use_energy:
@@ -202,9 +187,7 @@ class MFCC(Framed):
         blocks = [coefficients]
         for _ in range(self.num_derivatives):
             blocks.append(deltas(blocks[-1], num_frames))
-        features = torch.cat(blocks, dim=-1)
-        padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
-        return features.masked_fill(padding, 0.0), num_frames
+        return torch.cat(blocks, dim=-1)
 
 
 class LogSpectrogram(Framed):
@@ -232,15 +215,11 @@ class LogSpectrogram(Framed):
             raise CapslibError(f"num_bins={num_bins} is more than a DFT of {self.n_fft} has: {self.n_fft // 2 + 1}")
         self.out_features = num_bins
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples), (batch,) -> (batch, frames, num_bins), zero past a clip's frames, and frames (batch,)."""
-        num_frames = self.num_frames(lengths)
+    def values(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
+        # real and imaginary part of each bin: (clips, frames, 2 * num_bins) -> (clips, frames, num_bins)
         lower = (x[..., : 2 * self.out_features] for x in self.spectra(waveforms))
-        # real and imaginary part of each bin: (batch, frames, 2 * num_bins) -> (batch, frames, num_bins)
         power = torch.cat([(x * x).unflatten(-1, (-1, 2)).sum(-1) for x in lower])
-        features = power.clamp_min(1e-10).log()
-        padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
-        return features.masked_fill(padding, 0.0), num_frames
+        return power.clamp_min(1e-10).log()
 
 
 # Kind -> class, called with the sample rate and the options of ``FeatureConfig`` by name.
@@ -293,7 +272,6 @@ class Features:
 def extract(
     corpus: Corpus,
     config: FeatureConfig = FeatureConfig(),
-    device: str = "cpu",
     batch_seconds: float = 20.0,
     perturbation: tuple[str, float] | None = None,
 ) -> Features:
@@ -302,13 +280,12 @@ def extract(
     Args:
         corpus: whose decoded audio to use.
         config: kind and options.
-        device: where to compute.
         batch_seconds: audio per batch (default 20).
         perturbation: kind and level, see ``augment.perturb``; None leaves the clips as they are.
     Raises:
         CapslibError: if a perturbed clip is silence or shorter than one frame.
     """
-    module = config.build(corpus.sample_rate).to(device).eval()
+    module = config.build(corpus.sample_rate).eval()
     audio = corpus.decoded
     content = json.dumps(
         [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
@@ -319,44 +296,35 @@ def extract(
     if not offsets_file.is_file():
         rows = _in_batches(audio.offsets, audio.sample_rate, batch_seconds)
         bar = tqdm(rows, desc=f"{config.kind} of {corpus.name}", unit="batch", disable=not sys.stderr.isatty())
-        blocks: list[np.ndarray] = []
-        counts: list[int] = []
+        blocks, counts = [], []
         for batch in bar:
-            clips = [torch.from_numpy(np.array(audio[i])) for i in batch]
+            clips = [audio[i].astype(np.float32) / 32768.0 for i in batch]  # from 16 bits; full scale is 1
             if perturbation:
-                clips = [_perturbed(c, perturbation, corpus, i, module) for c, i in zip(clips, batch, strict=True)]
-            lengths = torch.tensor([len(clip) for clip in clips])
-            waveforms = nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device).float()
-            waveforms = waveforms if perturbation else waveforms / 32768.0
-            values, num_frames = module(waveforms, lengths.to(device))
-            values = values[lengths_to_mask(num_frames, values.shape[1])]
-            blocks.append(values.cpu().numpy())
+                clips = [_perturbed(x, perturbation, corpus, i, module) for x, i in zip(clips, batch, strict=True)]
+            waveforms = nn.utils.rnn.pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+            values, num_frames = module(waveforms, torch.tensor([len(clip) for clip in clips]))
+            blocks.append(values[lengths_to_mask(num_frames, values.shape[1])].numpy())
             counts.extend(num_frames.tolist())
-        frames = np.concatenate(blocks)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        frames, offsets = np.concatenate(blocks), np.concatenate([[0], np.cumsum(counts)])
         paths.write_atomically(frames_file, lambda temporary: np.save(temporary, frames))
         paths.write_atomically(offsets_file, lambda temporary: np.save(temporary, offsets))
     hop = module.hop_length / module.sample_rate
     return Features(np.load(frames_file, mmap_mode="r"), np.load(offsets_file), hop)
 
 
-def _perturbed(clip: Tensor, perturbation: tuple[str, float], corpus: Corpus, row: int, module: Framed) -> Tensor:
-    """A decoded clip at a level of a perturbation, float32; full scale is 1.
-
-    Raises:
-        CapslibError: with the clip's name, if nothing usable is left of it.
-    """
-    waveform = clip.numpy().astype(np.float32) / 32768.0
+def _perturbed(
+    clip: np.ndarray, perturbation: tuple[str, float], corpus: Corpus, row: int, module: Framed
+) -> np.ndarray:
+    """A clip at a level of a perturbation; its name is in the error if nothing usable is left of it."""
     try:
-        changed = perturb(waveform, *perturbation, corpus.sample_rate)
-        if len(changed) < module.frame_length <= len(waveform):
-            raise CapslibError(
-                f"{perturbation[0]} {perturbation[1]:g} leaves less than one frame: choose a smaller one"
-            )
-        return torch.from_numpy(changed)
+        changed = perturb(clip, *perturbation, corpus.sample_rate)
+        if len(changed) < module.frame_length <= len(clip):
+            kind, level = perturbation
+            raise CapslibError(f"{kind} {level:g} leaves less than one frame: choose a smaller one")
     except CapslibError as error:
         items = corpus.table.index[corpus.table["row"] == row]
         raise CapslibError(f"clip {', '.join(items) or row!r} of {corpus.name}: {error}") from None
+    return changed
 
 
 def _in_batches(offsets: np.ndarray, sample_rate: int, seconds: float) -> list[range]:
