@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from capslib.errors import CapslibError, choose
 from capslib.features import lengths_to_mask
 from capslib.layers import ROUTINGS, AttentionPooling, BiLSTM, CapsuleLayer, MaskedBatchNorm, masked_mean
-from capslib.models import AudioModel, Clips, Entry
+from capslib.models import AudioModel, CapsuleModel, Clips, Entry
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CNN(AudioModel):
         self.convolutions = nn.ModuleList(
             # without a bias, because batch normalization follows
             nn.Conv1d(i, o, k, padding=k // 2, bias=False)
-            for i, o, k in zip(sizes[:-1], sizes[1:], config.kernel_sizes, strict=True)
+            for (i, o), k in zip(pairwise(sizes), config.kernel_sizes, strict=True)
         )
         self.input_norm = MaskedBatchNorm(in_features)
         self.norms = nn.ModuleList(MaskedBatchNorm(o) for o in config.channels)
@@ -56,13 +56,9 @@ class CNN(AudioModel):
             x = x * mask.unsqueeze(-1)  # the next convolution sees zeros behind a clip's end, as if it were alone
             if pool > 1:  # an incomplete window at the end counts, so that no clip vanishes: T -> ceil(T / pool)
                 x = nn.functional.max_pool1d(x.transpose(1, 2), pool, ceil_mode=True).transpose(1, 2)
-                lengths = torch.div(lengths + pool - 1, pool, rounding_mode="floor")
+                lengths = (lengths + pool - 1) // pool
                 mask = lengths_to_mask(lengths, x.shape[1])
-        return masked_mean(x, mask)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
-        return self.classify(self.dropout(self.embed(features, lengths)))
+        return self.dropout(masked_mean(x, mask))  # (B, T, channels) -> (B, channels)
 
 
 @dataclass(frozen=True)
@@ -107,10 +103,6 @@ class LSTM(AudioModel):
         last = steps[torch.arange(len(steps), device=steps.device), (lengths - 1).clamp_min(0), :half]
         return torch.cat([last, steps[:, 0, half:]], dim=-1)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
-        return self.classify(self.embed(features, lengths))
-
 
 class ATT(AudioModel):
     """The trunk, attention over its steps, and a linear layer."""
@@ -126,10 +118,6 @@ class ATT(AudioModel):
         pooled, _ = self.pool(*self.trunk(self.standardize(features), lengths))
         return pooled
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
-        return self.classify(self.embed(features, lengths))
-
 
 @dataclass(frozen=True)
 class CapsNetConfig(RecurrentConfig):
@@ -139,14 +127,11 @@ class CapsNetConfig(RecurrentConfig):
     num_iterations: int = 3
 
 
-class CapsNet(AudioModel):
+class CapsNet(CapsuleModel):
     """P0's capsule network (section 4, figure 1): the trunk, then one capsule per class over its time steps.
 
-    Scores are the lengths of the class capsules. One matrix per class is shared by all time steps, so that
-    clips of any length go in.
+    One matrix per class is shared by all time steps, so that clips of any length go in.
     """
-
-    loss = "margin"  # Sabour et al. 2017, equation 4
 
     def __init__(self, in_features: int, num_classes: int, config: CapsNetConfig) -> None:
         super().__init__(in_features)
@@ -156,16 +141,7 @@ class CapsNet(AudioModel):
         )
 
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> class capsules (B, classes, capsule_features)."""
         return self.capsules(*self.trunk(self.standardize(features), lengths))
-
-    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> class capsules side by side, (B, classes * capsule_features)."""
-        return self.capsule_vectors(features, lengths).flatten(1)  # (B, classes, D) -> (B, classes * D)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> lengths of the class capsules (B, classes)."""
-        return self.capsule_vectors(features, lengths).norm(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -177,7 +153,7 @@ class RoutedConfig(CapsNetConfig):
 
 class RoutedCapsNet(CapsNet):
     """The capsule network with another routing rule; trunk, matrices and start are the same, so that pairs of runs
-    differ in the rule alone (notebook 03). Scores are the lengths of the class capsules, whatever the rule."""
+    differ in the rule alone (notebook 03)."""
 
     def __init__(self, in_features: int, num_classes: int, config: RoutedConfig) -> None:
         super().__init__(in_features, num_classes, config)
@@ -207,8 +183,7 @@ class DecoderConfig(CapsNetConfig):
 class DecodedCapsNet(CapsNet):
     """P0's regularization (section 5.4): a decoder of fully connected layers reconstructs the MFCCs from the capsules.
 
-    It takes part in training alone: scores are the lengths of the capsules. The paper gives neither its sizes nor the
-    weight of its error. As in Sabour et al. (2017, section 4.1) all capsules but the true class' are set to zero before
+    It takes part in training alone. The paper gives neither its sizes nor the weight of its error. As in Sabour et al. (2017, section 4.1) all capsules but the true class' are set to zero before
     decoding. Only the coefficients themselves are reconstructed, because their derivatives follow from them.
 
     Raises:
@@ -228,10 +203,9 @@ class DecodedCapsNet(CapsNet):
         self.weight, self.num_frames = config.weight, config.num_frames
         sizes = (num_classes * config.capsule_features, *config.decoder_features)
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
+        last = nn.Linear(sizes[-1], config.num_frames * config.out_features)
         # A sigmoid last, because features are scaled to [0, 1] for the reconstruction.
-        self.decoder = nn.Sequential(
-            *layers, nn.Linear(sizes[-1], config.num_frames * config.out_features), nn.Sigmoid()
-        )
+        self.decoder = nn.Sequential(*layers, last, nn.Sigmoid())
         # Buffers, so that they are saved with the weights.
         self.register_buffer("low", torch.zeros(config.out_features))
         self.register_buffer("high", torch.ones(config.out_features))

@@ -61,28 +61,23 @@ def prediction_details(corpus: corpora.Corpus, split: str, decided: Tensor, targ
     """What a record says of a test part beside its results.
 
     Args:
-        corpus: with the units of its clips.
-        split: name of the fold.
-        decided: from ``decide``.
-        targets: of the test part.
+        corpus, split: with the units of its clips; name of the fold.
+        decided, targets: from ``decide``; of the test part.
     Returns:
         confusion, rows being true classes; units, correct and all test clips of each unit of resampling; predictions of
         the clips. With several labels per clip, rows and columns are the label_sets that occur or are predicted.
     """
-    table = corpus.table.loc[list(corpus.split(split).test)]
     predicted, true, sets = _as_classes(decided), _as_classes(targets), {}
     labels = list(range(len(corpus.classes)))
     if targets.dim() == 2:
         labels = sorted({*predicted.tolist(), *true.tolist()})
         names = ["+".join(n for k, n in enumerate(corpus.classes) if code >> k & 1) for code in labels]
         sets = {"label_sets": names}
-    correct, units = (predicted == true).numpy(), table["unit"]
+    table = corpus.table.loc[list(corpus.split(split).test)].assign(correct=(predicted == true).numpy())
+    units = table.groupby("unit")["correct"].agg(["sum", "size"])
     return sets | {
         "confusion": confusion_matrix(true, predicted, labels=labels).tolist(),
-        "units": {
-            str(unit): [int(correct[units.to_numpy() == unit].sum()), int((units == unit).sum())]
-            for unit in sorted(units.unique())
-        },
+        "units": dict(zip(units.index.astype(str), units.to_numpy().tolist(), strict=True)),
         "predictions": predicted.tolist(),
     }
 

@@ -17,7 +17,7 @@ from capslib import corpora, features, models, records
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
 from capslib.training import SCHEDULES, Part, load_parts, loop, predict, reproducibly, restore, train
-from capslib.training.schedules import LossDecay
+from capslib.training.optimizers import LossDecay
 
 
 def same_tensors(file, other) -> bool:
