@@ -35,8 +35,7 @@ class CNN(AudioModel):
 
     def __init__(self, in_features: int, num_classes: int, config: CNNConfig) -> None:
         super().__init__(in_features)
-        sizes = (in_features, *config.channels)
-        self.pools = config.pools
+        self.pools, sizes = config.pools, (in_features, *config.channels)
         self.convolutions = nn.ModuleList(
             # without a bias, because batch normalization follows
             nn.Conv1d(i, o, k, padding=k // 2, bias=False)
@@ -164,14 +163,9 @@ class RoutedCapsNet(CapsNet):
 
 @dataclass(frozen=True)
 class DecoderConfig(CapsNetConfig):
-    """Of ``DecodedCapsNet``.
-
-    Attributes:
-        weight: of the mean absolute error beside the margin loss.
-        out_features: leading features of a frame that are reconstructed (log energy and 19 coefficients of MFCC-60).
-        decoder_features: sizes of its hidden layers.
-        num_frames: that the decoder writes; None for those of the longest training clip.
-    """
+    """``weight``: of the mean absolute error beside the margin loss. ``out_features``: leading features of a frame that
+    are reconstructed (log energy and 19 coefficients of MFCC-60). ``decoder_features``: sizes of the hidden layers.
+    ``num_frames``: that the decoder writes; None for those of the longest training clip."""
 
     weight: float = 0.5
     out_features: int = 20
@@ -183,8 +177,9 @@ class DecoderConfig(CapsNetConfig):
 class DecodedCapsNet(CapsNet):
     """P0's regularization (section 5.4): a decoder of fully connected layers reconstructs the MFCCs from the capsules.
 
-    It takes part in training alone. The paper gives neither its sizes nor the weight of its error. As in Sabour et al. (2017, section 4.1) all capsules but the true class' are set to zero before
-    decoding. Only the coefficients themselves are reconstructed, because their derivatives follow from them.
+    It is used in training alone. The paper gives neither its sizes nor the weight of its error. As in Sabour et al.
+    (2017, section 4.1) all capsules but the true class' are set to zero before decoding. Only the coefficients
+    themselves are reconstructed, because their derivatives follow from them.
 
     Raises:
         CapslibError: without ``num_frames``, or if more features are to be reconstructed than there are.
@@ -224,31 +219,19 @@ class DecodedCapsNet(CapsNet):
         return ((leading - self.low) / (self.high - self.low).clamp_min(1e-12)).clamp(0.0, 1.0)
 
     def reconstruct(self, capsules: Tensor, classes: Tensor) -> Tensor:
-        """Scaled features from the capsule of one class per clip, or of several.
-
-        Args:
-            capsules: (B, classes, capsule_features).
-            classes: index (B,), or multi-hot (B, classes).
-        Returns:
-            (B, num_frames, out_features), in [0, 1].
-        """
+        """Scaled features, (B, num_frames, out_features) in [0, 1], from capsules (B, classes, capsule_features) of one
+        class per clip, index (B,), or of several, multi-hot (B, classes)."""
         selected = nn.functional.one_hot(classes, capsules.shape[1]) if classes.dim() == 1 else classes
         masked = capsules * selected.unsqueeze(-1).to(capsules.dtype)  # (B, classes, capsule_features)
         # (B, num_frames * out_features) -> (B, num_frames, out_features)
         return self.decoder(masked.flatten(1)).unflatten(1, (self.num_frames, -1))
 
     def error(self, capsules: Tensor, features: Tensor, lengths: Tensor, classes: Tensor) -> Tensor:
-        """Mean absolute error over the clips' own frames, (B,).
-
-        Raises:
-            CapslibError: if a clip has more frames than the decoder writes.
-        """
+        """Mean absolute error over the clips' own frames, (B,); raises CapslibError if the decoder writes fewer."""
         true = self.scaled(features[:, : int(lengths.max())])  # (B, T, out_features)
         if true.shape[1] > self.num_frames:
-            raise CapslibError(
-                f"the decoder writes {self.num_frames} frames and a clip has {true.shape[1]}: set num_frames to the "
-                "longest clip's"
-            )
+            frames = f"the decoder writes {self.num_frames} frames and a clip has {true.shape[1]}"
+            raise CapslibError(f"{frames}: set num_frames to the longest clip's")
         written = self.reconstruct(capsules, classes)[:, : true.shape[1]]
         frames = (written - true).abs().mean(-1) * lengths_to_mask(lengths, true.shape[1])  # (B, T)
         return frames.sum(-1) / lengths.clamp_min(1)  # every clip counts the same, however long

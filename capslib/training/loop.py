@@ -194,7 +194,7 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
 
 def _save(weights: Path, state: dict[str, Tensor], config: RunConfig, corpus: corpora.Corpus, options: Mapping) -> None:
     """Write a state with all that is needed to use it on other recordings, as JSON in the metadata."""
-    metadata = {
+    described = {
         "model": config.model,
         "options": options,
         "corpus": config.corpus,
@@ -202,5 +202,5 @@ def _save(weights: Path, state: dict[str, Tensor], config: RunConfig, corpus: co
         "sample_rate": corpus.sample_rate,
         "features": asdict(config.features),
     }
-    texts = {name: json.dumps(value) for name, value in metadata.items()}
-    paths.write_atomically(weights, lambda temporary: save_file(state, temporary, texts))
+    metadata = {name: json.dumps(value) for name, value in described.items()}
+    paths.write_atomically(weights, lambda temporary: save_file(state, temporary, metadata))

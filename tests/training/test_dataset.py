@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from capslib import corpora, features
 from capslib.errors import CapslibError
-from capslib.training import ORDERS, Part, RunConfig, batches, epoch_batches, load_parts, targets
+from capslib.training.config import ORDERS, RunConfig
+from capslib.training.dataset import Part, batches, epoch_batches, load_parts, targets
 
 CONFIG = RunConfig("folder:tones", "fold1", "caps", batch_size=4)
 
