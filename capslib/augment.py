@@ -40,16 +40,12 @@ PERTURBATIONS: dict[str, Callable[[np.ndarray, float, int], np.ndarray]] = {
 
 
 def perturb(waveform: np.ndarray, kind: str, level: float, sample_rate: int) -> np.ndarray:
-    """A clip at one level of a perturbation; nothing is clipped.
+    """A clip at one level of a perturbation, float32 in [-1, 1) before it and never clipped: (samples,) -> (samples,).
 
     Args:
-        waveform: float32 in [-1, 1), (samples,).
-        kind: a key of ``PERTURBATIONS``: "gain" (level in decibels), "offset" (a constant, 1 being full scale) or
-            "speed" (a factor; pitch changes with it, as on a tape).
-        level: how much; 0, 0 and 1 change nothing.
+        kind, level: "gain" in decibels, "offset" (a constant, 1 being full scale) or "speed" (a factor; pitch changes
+            with it, as on a tape, and samples become samples / level). 0, 0 and 1 change nothing.
         sample_rate: in hertz.
-    Returns:
-        float32, (samples,), or (samples / level,) for speed.
     Raises:
         CapslibError: for an unknown kind, a speed that is not above 0, or if the result is silent or not finite.
     """

@@ -59,14 +59,8 @@ def dct_matrix(n_mfcc: int, n_mels: int) -> Tensor:
 def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
     """Slope of the regression line over ``2 * width + 1`` frames; a clip's own first and last frames are repeated.
 
+    (batch, frames, features) and valid frames (batch,) -> (batch, frames, features), undefined past a clip's length.
     Equals ``librosa.feature.delta(width=2 * width + 1, mode="nearest")`` on each clip.
-
-    Args:
-        features: (batch, frames, features).
-        lengths: valid frames of each clip, (batch,).
-        width: frames to each side (default 2).
-    Returns:
-        (batch, frames, features); frames past a clip's length are undefined.
     """
     B, T, F = features.shape  # batch, frames, features
     tail = features.gather(1, (lengths - 1).clamp_min(0).view(B, 1, 1).expand(B, 1, F))  # each clip's last frame
@@ -84,9 +78,7 @@ class Framed(nn.Module):
     Args:
         sample_rate: in hertz.
         frame_ms, hop_ms: length of a frame, and from frame to frame, in milliseconds.
-        n_fft: length of the transform in samples; None for the frame's.
-    Raises:
-        CapslibError: if the transform is shorter than a frame.
+        n_fft: length of the transform in samples, at least a frame's (CapslibError); None for that.
     """
 
     window: Tensor
@@ -99,9 +91,8 @@ class Framed(nn.Module):
         self.hop_length = round(sample_rate * hop_ms / 1000)
         self.n_fft = n_fft or self.frame_length
         if self.n_fft < self.frame_length:
-            raise CapslibError(
-                f"n_fft={self.n_fft} is shorter than a frame of {self.frame_length} samples: raise n_fft"
-            )
+            frame = f"a frame of {self.frame_length} samples"
+            raise CapslibError(f"n_fft={self.n_fft} is shorter than {frame}: raise n_fft")
         self.register_buffer("window", torch.hann_window(self.frame_length), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,13 +141,11 @@ class MFCC(Framed):
     coefficients 1 to 19 and the frame's log energy in place of coefficient 0, with their first and second derivatives.
 
     Args:
-        sample_rate: in hertz.
-        n_mfcc: coefficients without the energy (default 19).
-        n_mels: mel bands (default 40; HTK scale, triangles of height one).
-        frame_ms, hop_ms: 40 and 10 milliseconds (P0 section 5).
-        n_fft: length of the transform in samples; default: the frame's.
-        num_derivatives: 0, 1 or 2 (default).
-        use_energy: log energy first (default); else coefficient 0.
+        sample_rate, frame_ms, hop_ms, n_fft: as in ``Framed``; frames and hops are P0's by default.
+        n_mfcc: coefficients without the energy.
+        n_mels: mel bands (HTK scale, triangles of height one).
+        num_derivatives: 0, 1 or 2.
+        use_energy: log energy first; else coefficient 0.
     """
 
     def __init__(
@@ -172,7 +161,7 @@ class MFCC(Framed):
     ) -> None:
         super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
         self.num_derivatives, self.use_energy = num_derivatives, use_energy
-        # Each filter twice: for the real and the imaginary part of a bin, which ``spectrum`` gives side by side.
+        # Each filter twice: for the real and the imaginary part of a bin, which ``spectra`` has side by side.
         filters = mel_filters(sample_rate, self.n_fft, n_mels).float().repeat_interleave(2, dim=0)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("basis", dct_matrix(n_mfcc + 1, n_mels).float(), persistent=False)
@@ -191,24 +180,14 @@ class MFCC(Framed):
 
 
 class LogSpectrogram(Framed):
-    """Log power spectrogram below a frequency: P1/P2's 512 bins (40 ms Hann window, 10 ms hop, DFT 1600, 0-5.12 kHz).
+    """Log power spectrogram of the ``num_bins`` bins from 0 Hz upwards; the other arguments are as in ``Framed``.
 
-    Args:
-        sample_rate: in hertz (16,000 in P1/P2).
-        frame_ms, hop_ms: 40 and 10 milliseconds.
-        n_fft: 1600 samples, 10 Hz per bin at 16 kHz.
-        num_bins: from 0 Hz upwards (512: up to 5.12 kHz).
-    Raises:
-        CapslibError: for more bins than the transform has.
+    The defaults are P1's and P2's: Hann window of 40 ms, hop of 10 ms, and of a transform of 1,600 samples at 16 kHz,
+    10 Hz per bin, 512 bins, 0 to 5.12 kHz. Raises CapslibError for more bins than the transform has.
     """
 
     def __init__(
-        self,
-        sample_rate: int = 16_000,
-        frame_ms: float = 40.0,
-        hop_ms: float = 10.0,
-        n_fft: int = 1600,
-        num_bins: int = 512,
+        self, sample_rate: int = 16000, frame_ms: float = 40, hop_ms: float = 10, n_fft: int = 1600, num_bins: int = 512
     ) -> None:
         super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
         if num_bins > self.n_fft // 2 + 1:
@@ -234,11 +213,7 @@ class FeatureConfig:
     options: tuple[tuple[str, float], ...] = ()
 
     def build(self, sample_rate: int) -> Framed:
-        """The module that computes them at ``sample_rate``.
-
-        Raises:
-            CapslibError: for an unknown kind or option, with the nearest.
-        """
+        """The module that computes them; raises CapslibError for an unknown kind or option, with the nearest."""
         kind = KINDS[choose(self.kind, KINDS, "kind of features")]
         for name, _ in self.options:
             choose(name, list(signature(kind).parameters)[1:], f"option of {self.kind!r} features")
@@ -278,19 +253,15 @@ def extract(
     """Features of all clips of a corpus, computed once and cached by the content of the audio.
 
     Args:
-        corpus: whose decoded audio to use.
-        config: kind and options.
-        batch_seconds: audio per batch (default 20).
+        batch_seconds: audio per batch.
         perturbation: kind and level, see ``augment.perturb``; None leaves the clips as they are.
     Raises:
         CapslibError: if a perturbed clip is silence or shorter than one frame.
     """
     module = config.build(corpus.sample_rate).eval()
     audio = corpus.decoded
-    content = json.dumps(
-        [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
-    )
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    content = [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     stem = paths.cache() / "features" / f"{corpus.name}-{config.kind}-{key}"
     frames_file, offsets_file = stem.with_suffix(".npy"), stem.with_suffix(".offsets.npy")
     if not offsets_file.is_file():
@@ -308,8 +279,8 @@ def extract(
         frames, offsets = np.concatenate(blocks), np.concatenate([[0], np.cumsum(counts)])
         paths.write_atomically(frames_file, lambda temporary: np.save(temporary, frames))
         paths.write_atomically(offsets_file, lambda temporary: np.save(temporary, offsets))
-    hop = module.hop_length / module.sample_rate
-    return Features(np.load(frames_file, mmap_mode="r"), np.load(offsets_file), hop)
+    frames, offsets = np.load(frames_file, mmap_mode="r"), np.load(offsets_file)
+    return Features(frames, offsets, module.hop_length / module.sample_rate)
 
 
 def _perturbed(

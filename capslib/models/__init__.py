@@ -103,11 +103,7 @@ def _entry(name: str) -> Entry:
 
 def build(name: str, in_features: int, num_classes: int, **options: object) -> AudioModel:
     """A fresh model for frames of ``in_features``; ``options`` are the fields of its dataclass that differ from the
-    paper's.
-
-    Raises:
-        CapslibError: for an unknown name or option, with the nearest.
-    """
+    paper's. Raises CapslibError for an unknown name or option, with the nearest."""
     entry = _entry(name)
     for option in options:
         choose(option, [field.name for field in fields(entry.config)], f"option of model {name!r}")
@@ -115,13 +111,8 @@ def build(name: str, in_features: int, num_classes: int, **options: object) -> A
 
 
 def complete(name: str, options: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
-    """Options of a model, completed by what the clips of a run determine.
-
-    Args:
-        name: of the model.
-        options: given by the configuration; they take precedence.
-        known: values of the run, of which those are used that the model leaves open (None is the default).
-    """
+    """Options of a model that a configuration gives, completed by those values ``known`` from the run's clips that the
+    model leaves open (None is the default)."""
     unset = {field.name for field in fields(_entry(name).config) if field.default is None}
     return {option: value for option, value in known.items() if option in unset} | dict(options)
 

@@ -114,8 +114,7 @@ class ATT(AudioModel):
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> the attended mean of the steps, (B, 2 * hidden_features)."""
-        pooled, _ = self.pool(*self.trunk(self.standardize(features), lengths))
-        return pooled
+        return self.pool(*self.trunk(self.standardize(features), lengths))[0]
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,8 @@ class DecodedCapsNet(CapsNet):
 
     It is used in training alone. The paper gives neither its sizes nor the weight of its error. As in Sabour et al.
     (2017, section 4.1) all capsules but the true class' are set to zero before decoding. Only the coefficients
-    themselves are reconstructed, because their derivatives follow from them.
-
-    Raises:
-        CapslibError: without ``num_frames``, or if more features are to be reconstructed than there are.
+    themselves are reconstructed, because their derivatives follow from them. Raises CapslibError without
+    ``num_frames``, or if more features are to be reconstructed than there are.
     """
 
     low: Tensor
@@ -257,10 +254,8 @@ class JoinedCapsNet(CapsNet):
 
     The paper says that the source's capsules are "additional input along with MFCCs": every frame holds them then, and
     any model can read them. Here the trunk reads the MFCCs alone, and each source capsule, projected to the trunk's
-    size, votes for the class capsules like a further time step.
-
-    Raises:
-        CapslibError: if the source's features do not divide into ``source_capsules``, or are all there are.
+    size, votes for the class capsules like a further time step. Raises CapslibError if the source's features do not
+    divide into ``source_capsules``, or are all there are.
     """
 
     def __init__(self, in_features: int, num_classes: int, config: JoinedConfig) -> None:

@@ -58,27 +58,19 @@ class TrunkSystem(System):
         return self.head(*self.trunk(self.prepared(features, lengths), lengths))
 
 
-class CNNGRU(TrunkSystem):
-    """CNN_GRU (P2 section V-B)."""
-
+class CNNGRU(TrunkSystem):  # P2 section V-B
     branch = GRUBranch
 
 
-class CNNGRUAtt(TrunkSystem):
-    """CNN_GRU_Att (P2 section V-B)."""
-
+class CNNGRUAtt(TrunkSystem):  # P2 section V-B
     branch = AttentionBranch
 
 
-class CNNSeqCap(TrunkSystem):
-    """CNN_SeqCap (P2 section V-C)."""
-
+class CNNSeqCap(TrunkSystem):  # P2 section V-C
     branch = CapsuleBranch
 
 
-class CNNRecCap(TrunkSystem):
-    """CNN_RecCap (P2 section V-C)."""
-
+class CNNRecCap(TrunkSystem):  # P2 section V-C
     branch = RecurrentCapsuleBranch
 
 
@@ -93,10 +85,8 @@ class HybridConfig(CapsuleConfig):
 class CNNGRUSeqCap(System):
     """CNN_GRU-SeqCap: a capsule branch and a GRU branch on one CNN component (P2 section V-C).
 
-    Training adds up both losses. Scores are the logarithms of the probabilities, averaged with P2's lambda, ``weight``.
-
-    Raises:
-        CapslibError: if ``weight`` does not lie between 0 and 1.
+    Training adds up both losses. Scores are the logarithms of the probabilities, averaged with P2's lambda, ``weight``,
+    which must lie between 0 and 1 (CapslibError).
     """
 
     branch = CapsuleBranch
@@ -133,8 +123,6 @@ class CNNGRUSeqCap(System):
 
 
 class CNNGRURecCap(CNNGRUSeqCap):
-    """CNN_GRU-RecCap."""
-
     branch = RecurrentCapsuleBranch
 
 
@@ -170,12 +158,20 @@ class LSTMCapConfig:
     init_gain: float = 1.0
 
 
-def route_positions(layer: CapsuleLayer, u: Tensor, mask: Tensor) -> Tensor:
-    """Route the capsules of each clip's steps with unshared weights, of which a clip may use the first alone:
-    (B, T, I, F), (B, T) -> (B, J, D)."""
-    mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)  # (B, T) -> (B, T * I)
-    u = u.flatten(1, 2)  # (B, T, I, F) -> (B, T * I, F)
-    return layer.routing(u, layer.matrices[: u.shape[1]], mask=mask, bias=layer.bias)
+class PositionCapsules(CapsuleLayer):
+    """Class capsules over ``positions`` capsules with unshared weights, of which a shorter clip uses the first."""
+
+    def __init__(
+        self, positions: int, in_features: int, num_classes: int, config: CNNCapConfig | LSTMCapConfig
+    ) -> None:
+        options = {"num_iterations": config.num_iterations, "init_gain": config.init_gain, "bias": True}
+        super().__init__(in_features, num_classes, config.capsule_features, in_capsules=positions, **options)
+
+    def forward(self, u: Tensor, mask: Tensor) -> Tensor:
+        """Capsules (B, T, I, F) of the steps with their mask (B, T) -> (B, classes, capsule_features)."""
+        mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)  # (B, T) -> (B, T * I)
+        u = u.flatten(1, 2)  # (B, T, I, F) -> (B, T * I, F)
+        return self.routing(u, self.matrices[: u.shape[1]], mask=mask, bias=self.bias)
 
 
 class CNNCap(CapsuleModel, System):
@@ -193,22 +189,15 @@ class CNNCap(CapsuleModel, System):
         self.primary = PrimaryCapsules(
             self.trunk.channels, config.num_convolutions, config.primary_features, squashed=config.squashed
         )
-        self.capsules = CapsuleLayer(
-            config.primary_features,
-            num_classes,
-            config.capsule_features,
-            # steps x bins of the longest map x capsules of each position
-            in_capsules=shrunk(config.num_frames, self.trunk.frames_a_step) * self.trunk.bins * config.num_convolutions,
-            num_iterations=config.num_iterations,
-            init_gain=config.init_gain,
-            bias=True,
-        )
+        # steps x bins of the longest map x capsules of each position
+        positions = shrunk(config.num_frames, self.trunk.frames_a_step) * self.trunk.bins * config.num_convolutions
+        self.capsules = PositionCapsules(positions, config.primary_features, num_classes, config)
 
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
         features = self.prepared(features, lengths)[:, : self.num_frames]
         maps, steps = self.trunk(features, lengths.clamp_max(self.num_frames))  # (B, frames, bins) -> (B, C, T, Q)
-        return route_positions(self.capsules, self.primary(maps), lengths_to_mask(steps, maps.shape[2]))
+        return self.capsules(self.primary(maps), lengths_to_mask(steps, maps.shape[2]))
 
 
 class LSTMCap(System):
@@ -223,25 +212,15 @@ class LSTMCap(System):
         self.num_frames, self.squashed = config.num_frames, config.squashed
         self.first = BiRecurrent("lstm", in_features, config.hidden_features)
         self.second = BiRecurrent("lstm", self.first.out_features, config.hidden_features)
-        size = config.num_convolutions * config.filters
-        self.convolutions = nn.Conv1d(
-            self.second.out_features, size, config.kernel_size, padding=config.kernel_size // 2
-        )
+        size, kernel = config.num_convolutions * config.filters, config.kernel_size
+        self.convolutions = nn.Conv1d(self.second.out_features, size, kernel, padding=kernel // 2)
         self.dense = nn.Linear(num_classes * (config.capsule_features + 1), config.dense_features)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.dense_features, num_classes)
         glorot(self)
         for convolution in self.convolutions.weight.chunk(config.num_convolutions):  # four convolutions in one
             nn.init.xavier_uniform_(convolution)
-        self.capsules = CapsuleLayer(
-            size,
-            num_classes,
-            config.capsule_features,
-            in_capsules=config.num_frames,
-            num_iterations=config.num_iterations,
-            init_gain=config.init_gain,
-            bias=True,
-        )
+        self.capsules = PositionCapsules(config.num_frames, size, num_classes, config)
 
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
@@ -251,7 +230,7 @@ class LSTMCap(System):
         x = self.second(self.first(x, lengths)[0], lengths)[0] * mask.unsqueeze(-1)
         u = self.convolutions(x.transpose(1, 2)).transpose(1, 2)  # (B, T, F) -> (B, F, T) -> (B, T, capsule)
         # (B, T, capsule) -> (B, T, 1, capsule): one capsule per step
-        return route_positions(self.capsules, (squash(u) if self.squashed else u).unsqueeze(2), mask)
+        return self.capsules((squash(u) if self.squashed else u).unsqueeze(2), mask)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> (B, dense_features)."""

@@ -123,15 +123,8 @@ class System(AudioModel):
 
 
 class ConvolutionalTrunk(nn.Module):
-    """P2's CNN component: kernels of 2 x 8 and 8 x 2 side by side, eight of each, then two convolutions of 5 x 5, each
-    pooled.
-
-    Args:
-        in_bins: of the spectrogram.
-        pools: see ``TrunkConfig``.
-    Raises:
-        CapslibError: if there are not three pools of (time, frequency).
-    """
+    """P2's CNN component for spectrograms of ``in_bins``: kernels of 2 x 8 and 8 x 2 side by side, eight of each, then
+    two convolutions of 5 x 5, each of the three pooled; raises CapslibError unless ``pools`` are three pairs."""
 
     def __init__(self, in_bins: int, pools: Sequence[Sequence[int]]) -> None:
         super().__init__()

@@ -61,11 +61,8 @@ class Part:
         return Part(clips, self.targets.repeat(len(self.variants), *[1] * (self.targets.dim() - 1)))
 
     def segmented(self, num_frames: int) -> Part:
-        """Clips cut into segments of ``num_frames``; the rest of a clip is a shorter one (P2 section IV-D).
-
-        Raises:
-            CapslibError: for perturbed clips.
-        """
+        """Clips cut into segments of ``num_frames``; the rest of a clip is a shorter one (P2 section IV-D). Raises
+        CapslibError for perturbed clips."""
         if self.variants:
             raise CapslibError("segment_frames and perturb cannot be combined: leave one of them out")
         pieces = [clip.split(num_frames) for clip in self.clips]
@@ -89,14 +86,11 @@ def targets(labels: Sequence[str], classes: Sequence[str], multi_label: bool = F
 
 
 def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None = None) -> dict[str, Part]:
-    """Features and targets of train, validation and test.
+    """Features and targets of train, validation and test; ``vectors`` (rows, E) are appended to every frame of the clip
+    in the same row of the corpus.
 
-    Args:
-        corpus: of ``config``.
-        config: of the run.
-        vectors: appended to every frame of the clip in the same row of the corpus, (rows, E).
     Raises:
-        CapslibError: for an unknown split, or a clip whose features are not all finite.
+        CapslibError: for an unknown split, segments of perturbed clips, or features that are not all finite.
     """
     split = corpus.split(config.split)
     plain = features.extract(corpus, config.features)
@@ -126,13 +120,10 @@ def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None
 
 
 def batches(lengths: np.ndarray, batch_size: int, random: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Indices of clips, in batches of similar length.
+    """Indices of clips of ``lengths`` frames, in batches of similar length.
 
-    Args:
-        lengths: frames of each clip.
-        batch_size: clips.
-        random: shuffles first, then sorts within eight batches and shuffles the batches, so that there is little
-            padding and the order is still random; None for one fixed order by length.
+    With ``random`` they are shuffled, sorted within eight batches, and the batches shuffled, so that there is little
+    padding and the order is still random; else the order is by length.
     """
     if random is None:
         return _in_order(np.argsort(lengths, kind="stable"), batch_size)

@@ -27,14 +27,8 @@ def default_device() -> torch.device:
 def map_clips(
     function: Callable[[Tensor, Tensor], Tensor], part: Part, device: torch.device, batch_size: int = 32
 ) -> Tensor:
-    """A function of every clip.
-
-    Args:
-        function: of padded features (B, T, F) and lengths (B,); its result has one row per clip.
-        batch_size: clips of similar length that are computed at once.
-    Returns:
-        (clips, ...), float32, in the order of the part, on the processor.
-    """
+    """A function of padded features (B, T, F) and lengths (B,), for every clip: (clips, ...), float32, in the order of
+    the part, on the processor; clips of similar length are computed together."""
     order = batches(part.lengths, batch_size)
     values = [function(*part.batch(indices, device)[:2]).float().cpu() for indices in order]
     return torch.cat(values)[torch.from_numpy(np.argsort(np.concatenate(order)))]

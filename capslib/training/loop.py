@@ -81,7 +81,6 @@ def train(config: RunConfig, weights: Path | None = None, source: Transfer | Non
     """Train, choose and test one system on one fold, on a GPU if there is one.
 
     Args:
-        config: of the run.
         weights: where to save the chosen weights (safetensors), if anywhere.
         source: what ``config.source`` gives, trained before (see ``study.source_of``).
     Returns:
@@ -157,9 +156,7 @@ def _epochs(
 ) -> tuple[list[dict], dict[str, Tensor], int]:
     """Train, and choose the epoch: of the highest validation accuracy the first with the smallest validation loss.
 
-    Returns:
-        What a record says of each epoch; the chosen state on the processor; the chosen epoch. Without epochs these are
-        the fitted state and 0.
+    Returns what a record says of each epoch, the chosen state on the processor, and the chosen epoch (0: as fitted).
     """
     history, best, chosen, chosen_epoch = [], (-1.0, 0.0), _copied(model), 0
     if not config.epochs:  # a model that ``fit`` determines has no parameters, and optimizers refuse that

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from capslib.errors import CapslibError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from capslib.training.config import RunConfig
 
 
-def _adam(parameters: Iterable[nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:
+def _adam(parameters: Iterable[nn.Parameter], config: RunConfig) -> Optimizer:
     if config.momentum or config.weight_decay:
         raise CapslibError(
             f"{config.title()}: optimizer='adam' has neither momentum nor weight_decay: leave them out, or use 'sgd'"
@@ -23,7 +24,7 @@ def _adam(parameters: Iterable[nn.Parameter], config: RunConfig) -> torch.optim.
     return torch.optim.Adam(parameters, config.learning_rate, fused=True)
 
 
-def _sgd(parameters: Iterable[nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:
+def _sgd(parameters: Iterable[nn.Parameter], config: RunConfig) -> Optimizer:
     # P3 trains with a rate of 0.01, momentum 0.9 and weight decay 1e-8.
     return torch.optim.SGD(
         parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
@@ -37,17 +38,13 @@ class LossDecay:
 
     Args:
         optimizer: whose rate is set.
-        held_epochs: during which the rate stays (3).
-        rates: that follow, one for each tenfold fall (5e-4, 2e-4, 1e-4).
-        window: steps whose losses are averaged (100).
+        held_epochs: during which the rate stays.
+        rates: that follow, one for each tenfold fall.
+        window: steps whose losses are averaged.
     """
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        held_epochs: int = 3,
-        rates: tuple[float, ...] = (5e-4, 2e-4, 1e-4),
-        window: int = 100,
+        self, optimizer: Optimizer, held_epochs: int = 3, rates: Sequence[float] = (5e-4, 2e-4, 1e-4), window: int = 100
     ) -> None:
         self.optimizer, self.held_epochs, self.rates, self.window = optimizer, held_epochs, rates, window
         self.losses: deque[float] = deque(maxlen=window)
@@ -71,7 +68,7 @@ class LossDecay:
 
 
 # Name -> builder from a model's parameters and the configuration of the run.
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], RunConfig], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], RunConfig], Optimizer]] = {
     "adam": _adam,
     "sgd": _sgd,
 }

@@ -19,15 +19,10 @@ from capslib.training.loop import reproducibly
 
 @dataclass(frozen=True)
 class Transfer:
-    """A trained source, as ``train`` takes it.
+    """A trained source, as ``train`` takes it."""
 
-    Attributes:
-        vectors: the source's embedding of the clip in each row of the run's corpus, (rows, E).
-        results: of the source, for the record: its configuration, chosen epoch and results.
-    """
-
-    vectors: Tensor
-    results: dict
+    vectors: Tensor  # its embedding of the clip in each row of the run's corpus, (rows, E)
+    results: dict  # for the record: its configuration, chosen epoch and results
 
 
 def check_source(config: RunConfig) -> None:
@@ -57,11 +52,10 @@ def source_vectors(config: RunConfig, weights: Path) -> Tensor:
     device = default_device()
     model = restore(config.source, weights).to(device)
     extracted = features.extract(corpora.load(config.corpus), config.features)
-    clips = [torch.from_numpy(np.array(extracted[row])) for row in range(len(extracted.lengths))]
-    usable = [row for row, clip in enumerate(clips) if len(clip)]
-    part = Part([clips[row] for row in usable], torch.zeros(len(usable)))
+    clips = {row: torch.from_numpy(np.array(extracted[row])) for row, n in enumerate(extracted.lengths) if n}
+    part = Part(list(clips.values()), torch.zeros(len(clips)))
     with reproducibly(config.source.seed):
         embedded = map_clips(model.embed, part, device)
-    vectors = torch.zeros(len(clips), embedded.shape[1])
-    vectors[usable] = embedded
+    vectors = torch.zeros(len(extracted.lengths), embedded.shape[1])
+    vectors[list(clips)] = embedded
     return vectors
