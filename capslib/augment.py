@@ -31,34 +31,28 @@ def _speed(waveform: np.ndarray, factor: float, sample_rate: int) -> np.ndarray:
     return soxr.resample(waveform, sample_rate * factor, sample_rate, quality="HQ") if factor != 1 else waveform
 
 
-# Kind -> function of (waveform, level, sample_rate), and the level that changes nothing.
-PERTURBATIONS: dict[str, tuple[Callable[[np.ndarray, float, int], np.ndarray], float]] = {
-    "gain": (_gain, 0.0),
-    "offset": (_offset, 0.0),
-    "speed": (_speed, 1.0),
+# Kind -> function of (waveform, level, sample_rate).
+PERTURBATIONS: dict[str, Callable[[np.ndarray, float, int], np.ndarray]] = {
+    "gain": _gain,
+    "offset": _offset,
+    "speed": _speed,
 }
 
 
 def perturb(waveform: np.ndarray, kind: str, level: float, sample_rate: int) -> np.ndarray:
-    """A clip at one level of a perturbation; nothing is clipped.
+    """A clip at one level of a perturbation, float32 in [-1, 1) before it and never clipped: (samples,) -> (samples,).
 
     Args:
-        waveform: float32 in [-1, 1), (samples,).
-        kind: a key of ``PERTURBATIONS``: "gain" (level in decibels), "offset" (a constant, 1 being full scale) or
-            "speed" (a factor; pitch changes with it, as on a tape).
-        level: how much; 0, 0 and 1 change nothing.
+        kind, level: "gain" in decibels, "offset" (a constant, 1 being full scale) or "speed" (a factor; pitch changes
+            with it, as on a tape, and samples become samples / level). 0, 0 and 1 change nothing.
         sample_rate: in hertz.
-    Returns:
-        float32, (samples,), or (samples / level,) for speed.
     Raises:
         CapslibError: for an unknown kind, a speed that is not above 0, or if the result is silent or not finite.
     """
-    change, _ = PERTURBATIONS[choose(kind, PERTURBATIONS, "perturbation")]
+    change = PERTURBATIONS[choose(kind, PERTURBATIONS, "perturbation")]
     if not np.isfinite(level):
         raise CapslibError(f"{kind} {level}: give a finite level")
     changed = np.asarray(change(waveform, level, sample_rate), dtype=np.float32)
     if len(waveform) and not (np.isfinite(changed).all() and np.abs(changed).max(initial=0.0) >= _SILENT):
-        raise CapslibError(
-            f"{kind} {level:g} leaves silence or no number of a clip: choose a level nearer to no change"
-        )
+        raise CapslibError(f"{kind} {level:g} leaves silence or no numbers: choose a level nearer to no change")
     return changed

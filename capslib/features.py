@@ -32,17 +32,13 @@ def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None) -> Tensor:
-    """Triangular filters on the HTK mel scale, of height one: (n_fft // 2 + 1, n_mels), float64.
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
+    """Triangular filters on the HTK mel scale, of height one, up to half the sample rate: (n_fft // 2 + 1, n_mels).
 
-    Equals ``librosa.filters.mel(htk=True, norm=None)`` transposed.
+    Equals ``librosa.filters.mel(htk=True, norm=None)`` transposed, float64.
     """
-    f_max = sample_rate / 2 if f_max is None else f_max
-
-    def to_mel(hertz: float) -> float:
-        return 2595.0 * math.log10(1.0 + hertz / 700.0)
-
-    mels = torch.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2, dtype=torch.float64)
+    highest = 2595.0 * math.log10(1.0 + sample_rate / 2 / 700.0)
+    mels = torch.linspace(0.0, highest, n_mels + 2, dtype=torch.float64)
     corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
     widths = corners.diff()
@@ -63,22 +59,12 @@ def dct_matrix(n_mfcc: int, n_mels: int) -> Tensor:
 def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
     """Slope of the regression line over ``2 * width + 1`` frames; a clip's own first and last frames are repeated.
 
+    (batch, frames, features) and valid frames (batch,) -> (batch, frames, features), undefined past a clip's length.
     Equals ``librosa.feature.delta(width=2 * width + 1, mode="nearest")`` on each clip.
-
-    Args:
-        features: (batch, frames, features).
-        lengths: valid frames of each clip, (batch,).
-        width: frames to each side (default 2).
-    Returns:
-        (batch, frames, features); frames past a clip's length are undefined.
     """
     B, T, F = features.shape  # batch, frames, features
-    if T == 0:
-        return features.clone()
-    last = (lengths - 1).clamp_min(0)
-    tail = features.gather(1, last.view(B, 1, 1).expand(B, 1, F))
-    valid = lengths_to_mask(lengths, T).unsqueeze(-1)
-    extended = torch.where(valid, features, tail)
+    tail = features.gather(1, (lengths - 1).clamp_min(0).view(B, 1, 1).expand(B, 1, F))  # each clip's last frame
+    extended = torch.where(lengths_to_mask(lengths, T).unsqueeze(-1), features, tail)
     padded = torch.cat([extended[:, :1]] * width + [extended] + [tail] * width, dim=1)  # (B, T + 2 * width, F)
     slope = torch.zeros_like(features)
     for k in range(1, width + 1):
@@ -87,17 +73,12 @@ def deltas(features: Tensor, lengths: Tensor, width: int = 2) -> Tensor:
 
 
 class Framed(nn.Module):
-    """Base of features of windowed frames: how a clip is cut, its spectrum and its energy.
-
-    A kind of features sets ``out_features`` and computes ``forward``: (batch, samples) and (batch,) samples of each
-    clip -> (batch, frames, out_features), zero past a clip's frames, and (batch,) frames of each clip.
+    """Base of features of windowed frames; a kind of features sets ``out_features`` and computes ``values``.
 
     Args:
         sample_rate: in hertz.
         frame_ms, hop_ms: length of a frame, and from frame to frame, in milliseconds.
-        n_fft: length of the transform in samples; None for the frame's.
-    Raises:
-        CapslibError: if the transform is shorter than a frame.
+        n_fft: length of the transform in samples, at least a frame's (CapslibError); None for that.
     """
 
     window: Tensor
@@ -110,39 +91,42 @@ class Framed(nn.Module):
         self.hop_length = round(sample_rate * hop_ms / 1000)
         self.n_fft = n_fft or self.frame_length
         if self.n_fft < self.frame_length:
-            raise CapslibError(
-                f"n_fft={self.n_fft} is shorter than a frame of {self.frame_length} samples: raise n_fft"
-            )
+            frame = f"a frame of {self.frame_length} samples"
+            raise CapslibError(f"n_fft={self.n_fft} is shorter than {frame}: raise n_fft")
         self.register_buffer("window", torch.hann_window(self.frame_length), persistent=False)
 
-    def num_frames(self, lengths: Tensor) -> Tensor:
-        """Frames of clips with ``lengths`` samples, (batch,)."""
-        return ((lengths - self.frame_length) // self.hop_length + 1).clamp_min(0)
-
-    def spectrum(self, waveforms: Tensor) -> Tensor:
-        """Real and imaginary parts of every frame's transform, side by side.
-
-        Args:
-            waveforms: (batch, samples).
-        Returns:
-            (batch, frames, 2 * (n_fft // 2 + 1)). Squares, summed in pairs, are the power; leaving that sum to the
-            matrix product that follows saves half of the time of the whole feature.
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """
-        if waveforms.shape[-1] < self.frame_length:
+        Args:
+            waveforms: (batch, samples), samples past ``lengths`` are ignored.
+            lengths: valid samples of each clip, (batch,).
+        Returns:
+            (batch, frames, out_features), zero past each clip's frames, and the number of frames, (batch,).
+        """
+        num_frames = ((lengths - self.frame_length) // self.hop_length + 1).clamp_min(0)
+        if waveforms.shape[-1] < self.frame_length:  # no clip has a frame: one is computed, and masked
             waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
-        frames = waveforms.unfold(-1, self.frame_length, self.hop_length)  # (batch, frames, frame_length)
-        return torch.view_as_real(torch.fft.rfft(frames * self.window, n=self.n_fft)).flatten(-2)
+        values = self.values(waveforms, num_frames)
+        return values.masked_fill(~lengths_to_mask(num_frames, values.shape[1]).unsqueeze(-1), 0.0), num_frames
+
+    def values(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
+        """(batch, samples), (batch,) -> (batch, frames, out_features), undefined past a clip's frames."""
+        raise NotImplementedError
 
     def spectra(self, waveforms: Tensor) -> Iterator[Tensor]:
-        """``spectrum`` of a few clips at a time on a processor (a megabyte stays in its cache), of all on a GPU."""
+        """Real and imaginary parts of every frame's transform, side by side: (clips, frames, 2 * (n_fft // 2 + 1)).
+
+        Squares, summed in pairs, are the power; leaving that sum to the matrix product that follows saves half of the
+        time of the whole feature. A few clips come at a time on a processor (a megabyte stays in its cache), all on a
+        GPU.
+        """
         size = max(1, 2**18 // (waveforms.shape[-1] // self.hop_length * self.n_fft + 1))  # clips in a megabyte
         for clips in waveforms.split(size if waveforms.device.type == "cpu" else len(waveforms)):
-            yield self.spectrum(clips)
+            frames = clips.unfold(-1, self.frame_length, self.hop_length)  # (clips, frames, frame_length)
+            yield torch.view_as_real(torch.fft.rfft(frames * self.window, n=self.n_fft)).flatten(-2)
 
     def energy(self, waveforms: Tensor) -> Tensor:
         """Sum of squares of every frame before the window: (batch, samples) -> (batch, frames)."""
-        if waveforms.shape[-1] < self.frame_length:
-            waveforms = nn.functional.pad(waveforms, (0, self.frame_length - waveforms.shape[-1]))
         # Frames overlap: samples are squared and summed once in blocks that divide both frame and hop.
         step = math.gcd(self.frame_length, self.hop_length)
         whole = waveforms[..., : waveforms.shape[-1] // step * step]
@@ -157,13 +141,11 @@ class MFCC(Framed):
     coefficients 1 to 19 and the frame's log energy in place of coefficient 0, with their first and second derivatives.
 
     Args:
-        sample_rate: in hertz.
-        n_mfcc: coefficients without the energy (default 19).
-        n_mels: mel bands (default 40; HTK scale, triangles of height one).
-        frame_ms, hop_ms: 40 and 10 milliseconds (P0 section 5).
-        n_fft: length of the transform in samples; default: the frame's.
-        num_derivatives: 0, 1 or 2 (default).
-        use_energy: log energy first (default); else coefficient 0.
+        sample_rate, frame_ms, hop_ms, n_fft: as in ``Framed``; frames and hops are P0's by default.
+        n_mfcc: coefficients without the energy.
+        n_mels: mel bands (HTK scale, triangles of height one).
+        num_derivatives: 0, 1 or 2.
+        use_energy: log energy first; else coefficient 0.
     """
 
     def __init__(
@@ -179,21 +161,13 @@ class MFCC(Framed):
     ) -> None:
         super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
         self.num_derivatives, self.use_energy = num_derivatives, use_energy
-        # Each filter twice: for the real and the imaginary part of a bin, which ``spectrum`` gives side by side.
+        # Each filter twice: for the real and the imaginary part of a bin, which ``spectra`` has side by side.
         filters = mel_filters(sample_rate, self.n_fft, n_mels).float().repeat_interleave(2, dim=0)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("basis", dct_matrix(n_mfcc + 1, n_mels).float(), persistent=False)
         self.out_features = (n_mfcc + 1) * (1 + num_derivatives)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        Args:
-            waveforms: (batch, samples), samples past ``lengths`` are ignored.
-            lengths: valid samples of each clip, (batch,).
-        Returns:
-            (batch, frames, out_features), zero past each clip's frames, and the number of frames, (batch,).
-        """
-        num_frames = self.num_frames(lengths)
+    def values(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
         mel = torch.cat([(x * x) @ self.filters for x in self.spectra(waveforms)])  # (batch, frames, n_mels)
         coefficients = mel.clamp_min(1e-10).log() @ self.basis  # (batch, frames, n_mfcc + 1)
         if self.use_energy:
@@ -202,45 +176,29 @@ class MFCC(Framed):
         blocks = [coefficients]
         for _ in range(self.num_derivatives):
             blocks.append(deltas(blocks[-1], num_frames))
-        features = torch.cat(blocks, dim=-1)
-        padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
-        return features.masked_fill(padding, 0.0), num_frames
+        return torch.cat(blocks, dim=-1)
 
 
 class LogSpectrogram(Framed):
-    """Log power spectrogram below a frequency: P1/P2's 512 bins (40 ms Hann window, 10 ms hop, DFT 1600, 0-5.12 kHz).
+    """Log power spectrogram of the ``num_bins`` bins from 0 Hz upwards; the other arguments are as in ``Framed``.
 
-    Args:
-        sample_rate: in hertz (16,000 in P1/P2).
-        frame_ms, hop_ms: 40 and 10 milliseconds.
-        n_fft: 1600 samples, 10 Hz per bin at 16 kHz.
-        num_bins: from 0 Hz upwards (512: up to 5.12 kHz).
-    Raises:
-        CapslibError: for more bins than the transform has.
+    The defaults are P1's and P2's: Hann window of 40 ms, hop of 10 ms, and of a transform of 1,600 samples at 16 kHz,
+    10 Hz per bin, 512 bins, 0 to 5.12 kHz. Raises CapslibError for more bins than the transform has.
     """
 
     def __init__(
-        self,
-        sample_rate: int = 16_000,
-        frame_ms: float = 40.0,
-        hop_ms: float = 10.0,
-        n_fft: int = 1600,
-        num_bins: int = 512,
+        self, sample_rate: int = 16000, frame_ms: float = 40, hop_ms: float = 10, n_fft: int = 1600, num_bins: int = 512
     ) -> None:
         super().__init__(sample_rate, frame_ms, hop_ms, n_fft)
         if num_bins > self.n_fft // 2 + 1:
             raise CapslibError(f"num_bins={num_bins} is more than a DFT of {self.n_fft} has: {self.n_fft // 2 + 1}")
         self.out_features = num_bins
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples), (batch,) -> (batch, frames, num_bins), zero past a clip's frames, and frames (batch,)."""
-        num_frames = self.num_frames(lengths)
+    def values(self, waveforms: Tensor, num_frames: Tensor) -> Tensor:
+        # real and imaginary part of each bin: (clips, frames, 2 * num_bins) -> (clips, frames, num_bins)
         lower = (x[..., : 2 * self.out_features] for x in self.spectra(waveforms))
-        # real and imaginary part of each bin: (batch, frames, 2 * num_bins) -> (batch, frames, num_bins)
         power = torch.cat([(x * x).unflatten(-1, (-1, 2)).sum(-1) for x in lower])
-        features = power.clamp_min(1e-10).log()
-        padding = ~lengths_to_mask(num_frames, features.shape[1]).unsqueeze(-1)
-        return features.masked_fill(padding, 0.0), num_frames
+        return power.clamp_min(1e-10).log()
 
 
 # Kind -> class, called with the sample rate and the options of ``FeatureConfig`` by name.
@@ -255,11 +213,7 @@ class FeatureConfig:
     options: tuple[tuple[str, float], ...] = ()
 
     def build(self, sample_rate: int) -> Framed:
-        """The module that computes them at ``sample_rate``.
-
-        Raises:
-            CapslibError: for an unknown kind or option, with the nearest.
-        """
+        """The module that computes them; raises CapslibError for an unknown kind or option, with the nearest."""
         kind = KINDS[choose(self.kind, KINDS, "kind of features")]
         for name, _ in self.options:
             choose(name, list(signature(kind).parameters)[1:], f"option of {self.kind!r} features")
@@ -293,70 +247,55 @@ class Features:
 def extract(
     corpus: Corpus,
     config: FeatureConfig = FeatureConfig(),
-    device: str = "cpu",
     batch_seconds: float = 20.0,
     perturbation: tuple[str, float] | None = None,
 ) -> Features:
     """Features of all clips of a corpus, computed once and cached by the content of the audio.
 
     Args:
-        corpus: whose decoded audio to use.
-        config: kind and options.
-        device: where to compute.
-        batch_seconds: audio per batch (default 20).
+        batch_seconds: audio per batch.
         perturbation: kind and level, see ``augment.perturb``; None leaves the clips as they are.
     Raises:
         CapslibError: if a perturbed clip is silence or shorter than one frame.
     """
-    module = config.build(corpus.sample_rate).to(device).eval()
+    module = config.build(corpus.sample_rate).eval()
     audio = corpus.decoded
-    content = json.dumps(
-        [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
-    )
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    content = [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     stem = paths.cache() / "features" / f"{corpus.name}-{config.kind}-{key}"
     frames_file, offsets_file = stem.with_suffix(".npy"), stem.with_suffix(".offsets.npy")
     if not offsets_file.is_file():
         rows = _in_batches(audio.offsets, audio.sample_rate, batch_seconds)
         bar = tqdm(rows, desc=f"{config.kind} of {corpus.name}", unit="batch", disable=not sys.stderr.isatty())
-        blocks: list[np.ndarray] = []
-        counts: list[int] = []
+        blocks, counts = [], []
         for batch in bar:
-            clips = [torch.from_numpy(np.array(audio[i])) for i in batch]
+            clips = [audio[i].astype(np.float32) / 32768.0 for i in batch]  # from 16 bits; full scale is 1
             if perturbation:
-                clips = [_perturbed(c, perturbation, corpus, i, module) for c, i in zip(clips, batch, strict=True)]
-            lengths = torch.tensor([len(clip) for clip in clips])
-            waveforms = nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device).float()
-            waveforms = waveforms if perturbation else waveforms / 32768.0
-            values, num_frames = module(waveforms, lengths.to(device))
-            values = values[lengths_to_mask(num_frames, values.shape[1])]
-            blocks.append(values.cpu().numpy())
+                clips = [_perturbed(x, perturbation, corpus, i, module) for x, i in zip(clips, batch, strict=True)]
+            waveforms = nn.utils.rnn.pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+            values, num_frames = module(waveforms, torch.tensor([len(clip) for clip in clips]))
+            blocks.append(values[lengths_to_mask(num_frames, values.shape[1])].numpy())
             counts.extend(num_frames.tolist())
-        frames = np.concatenate(blocks)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        frames, offsets = np.concatenate(blocks), np.concatenate([[0], np.cumsum(counts)])
         paths.write_atomically(frames_file, lambda temporary: np.save(temporary, frames))
         paths.write_atomically(offsets_file, lambda temporary: np.save(temporary, offsets))
-    hop = module.hop_length / module.sample_rate
-    return Features(np.load(frames_file, mmap_mode="r"), np.load(offsets_file), hop)
+    frames, offsets = np.load(frames_file, mmap_mode="r"), np.load(offsets_file)
+    return Features(frames, offsets, module.hop_length / module.sample_rate)
 
 
-def _perturbed(clip: Tensor, perturbation: tuple[str, float], corpus: Corpus, row: int, module: Framed) -> Tensor:
-    """A decoded clip at a level of a perturbation, float32; full scale is 1.
-
-    Raises:
-        CapslibError: with the clip's name, if nothing usable is left of it.
-    """
-    waveform = clip.numpy().astype(np.float32) / 32768.0
+def _perturbed(
+    clip: np.ndarray, perturbation: tuple[str, float], corpus: Corpus, row: int, module: Framed
+) -> np.ndarray:
+    """A clip at a level of a perturbation; its name is in the error if nothing usable is left of it."""
     try:
-        changed = perturb(waveform, *perturbation, corpus.sample_rate)
-        if len(changed) < module.frame_length <= len(waveform):
-            raise CapslibError(
-                f"{perturbation[0]} {perturbation[1]:g} leaves less than one frame: choose a smaller one"
-            )
-        return torch.from_numpy(changed)
+        changed = perturb(clip, *perturbation, corpus.sample_rate)
+        if len(changed) < module.frame_length <= len(clip):
+            kind, level = perturbation
+            raise CapslibError(f"{kind} {level:g} leaves less than one frame: choose a smaller one")
     except CapslibError as error:
         items = corpus.table.index[corpus.table["row"] == row]
         raise CapslibError(f"clip {', '.join(items) or row!r} of {corpus.name}: {error}") from None
+    return changed
 
 
 def _in_batches(offsets: np.ndarray, sample_rate: int, seconds: float) -> list[range]:

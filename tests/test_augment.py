@@ -53,12 +53,12 @@ def test_speed_folds_nothing_back_into_the_band():
     assert np.abs(perturb(sine(5000.0), "speed", 2.0, SAMPLE_RATE)[500:-500]).max() < 1e-3
 
 
-@pytest.mark.parametrize("kind", sorted(PERTURBATIONS))
-def test_the_neutral_level_changes_no_sample(kind):
+@pytest.mark.parametrize("kind, neutral", [("gain", 0.0), ("offset", 0.0), ("speed", 1.0)])
+def test_the_neutral_level_changes_no_sample(kind, neutral):
     clip = np.random.default_rng(0).uniform(-1, 1, 500).astype(np.float32)
     before = clip.copy()
-    assert np.array_equal(perturb(clip, kind, PERTURBATIONS[kind][1], SAMPLE_RATE), before)
-    perturb(clip, kind, PERTURBATIONS[kind][1] + 0.5, SAMPLE_RATE)
+    assert np.array_equal(perturb(clip, kind, neutral, SAMPLE_RATE), before)
+    perturb(clip, kind, neutral + 0.5, SAMPLE_RATE)
     assert np.array_equal(clip, before)  # nor is the caller's clip changed by another level
 
 

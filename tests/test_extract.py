@@ -8,7 +8,6 @@ import torch
 from tiny import SAMPLE_RATE, write_folder
 
 from capslib import corpora, features
-from capslib.augment import PERTURBATIONS
 from capslib.errors import CapslibError
 from capslib.features import MFCC, FeatureConfig, extract
 
@@ -96,10 +95,10 @@ def test_a_clip_that_cannot_be_used_has_no_frames(load):
 # --- Features of perturbed clips
 
 
-@pytest.mark.parametrize("kind", sorted(PERTURBATIONS))
-def test_features_at_the_neutral_level_are_the_plain_ones(kind, corpus):
+@pytest.mark.parametrize("perturbation", [("gain", 0.0), ("offset", 0.0), ("speed", 1.0)])
+def test_features_at_the_neutral_level_are_the_plain_ones(perturbation, corpus):
     plain = extract(corpus, FeatureConfig())
-    same = extract(corpus, FeatureConfig(), perturbation=(kind, PERTURBATIONS[kind][1]))
+    same = extract(corpus, FeatureConfig(), perturbation=perturbation)
     assert np.array_equal(same.offsets, plain.offsets) and np.array_equal(same.frames, plain.frames)
 
 

@@ -7,9 +7,8 @@ has its own scaling (``standardize``) and names the loss that it is trained with
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Protocol
@@ -20,45 +19,40 @@ from torch import Tensor, nn
 from capslib.errors import CapslibError, choose
 from capslib.layers import Standardize
 
-__all__ = ["AudioModel", "Clips", "Entry", "build", "complete", "count_parameters", "entries", "home"]
+__all__ = ["AudioModel", "CapsuleModel", "Clips", "Entry", "build", "complete", "count_parameters", "entries", "home"]
 
 
 class Clips(Protocol):
     """What ``fit`` reads of a training part: a ``training.Part``, which models do not import."""
 
-    @property
-    def clips(self) -> Sequence[Tensor]:
-        """Features of each clip, (frames, in_features)."""
-
-    @property
-    def targets(self) -> Tensor:
-        """Class indices (clips,), or multi-hot (clips, classes)."""
+    clips: Sequence[Tensor]  # features of each, (frames, in_features)
+    targets: Tensor  # class indices (clips,), or multi-hot (clips, classes)
 
 
 class AudioModel(nn.Module):
-    """What training needs of a model.
+    """What training needs of a model: ``embed``, and a last layer ``classify``, or else ``forward`` as a whole.
 
     A model that no gradient trains (a support vector machine, i-vectors) computes buffers in ``fit`` and is run with
     ``epochs=0``.
 
     Attributes:
         standardize: fitted on the training part's frames before training.
-        loss: "cross_entropy" (scores are logits) or "margin" (scores are capsule lengths); a key of
-            ``training.LOSSES``.
+        loss: a key of ``training.LOSSES``: "cross_entropy" (scores are logits) or "margin" (they are capsule lengths).
     """
 
     loss = "cross_entropy"
+    classify: nn.Linear
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
         self.standardize = Standardize(in_features)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, in_features), (B,) -> (B, classes)."""
-        raise NotImplementedError
+        """Scores: (B, T, in_features), (B,) -> (B, classes)."""
+        return self.classify(self.embed(features, lengths))
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """The vector of each clip just before the decision, for transfer and for plots: (B, T, F), (B,) -> (B, E)."""
+        """What the last layer reads, also for transfer and plots: (B, T, in_features), (B,) -> (B, E)."""
         raise CapslibError(f"{type(self).__name__} gives no embedding: choose lstm, att, cnn or a capsule network")
 
     def objective(self, features: Tensor, lengths: Tensor, targets: Tensor, loss: nn.Module) -> Tensor:
@@ -70,11 +64,27 @@ class AudioModel(nn.Module):
         self.standardize.fit(torch.cat(list(part.clips)))
 
 
+class CapsuleModel(AudioModel):
+    """A model that ends in one capsule per class: scores are their lengths, embeddings the capsules side by side."""
+
+    loss = "margin"  # Sabour et al. 2017, equation 4
+
+    def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, in_features), (B,) -> class capsules (B, classes, capsule_features)."""
+        raise NotImplementedError
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        return self.capsule_vectors(features, lengths).flatten(1)  # (B, classes, D) -> (B, classes * D)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        return self.capsule_vectors(features, lengths).norm(dim=-1)  # (B, classes, D) -> (B, classes)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A system that can be built by name: its class and the dataclass of its options."""
 
-    model: Callable[..., AudioModel]
+    model: type[AudioModel]
     config: type
 
 
@@ -87,50 +97,35 @@ def entries() -> Mapping[str, Entry]:
     return systems
 
 
-def build(name: str, in_features: int, num_classes: int, **options: object) -> AudioModel:
-    """A fresh model.
+def _entry(name: str) -> Entry:
+    return entries()[choose(name, entries(), "model")]
 
-    Args:
-        name: "cnn", "lstm", "att", "caps", ...
-        in_features: features per frame.
-        num_classes: number of scores.
-        options: fields of the model's dataclass that differ from the paper's.
-    Raises:
-        CapslibError: for an unknown name or option, with the nearest.
-    """
-    entry = entries()[choose(name, entries(), "model")]
+
+def build(name: str, in_features: int, num_classes: int, **options: object) -> AudioModel:
+    """A fresh model for frames of ``in_features``; ``options`` are the fields of its dataclass that differ from the
+    paper's. Raises CapslibError for an unknown name or option, with the nearest."""
+    entry = _entry(name)
     for option in options:
         choose(option, [field.name for field in fields(entry.config)], f"option of model {name!r}")
     return entry.model(in_features, num_classes, entry.config(**options))
 
 
 def complete(name: str, options: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
-    """Options of a model, completed by what the clips of a run determine.
-
-    Args:
-        name: of the model.
-        options: given by the configuration; they take precedence.
-        known: values of the run, of which those are used that the model leaves open (None is the default).
-    """
-    config = entries()[choose(name, entries(), "model")].config
-    unset = {field.name for field in fields(config) if field.default is None}
+    """Options of a model that a configuration gives, completed by those values ``known`` from the run's clips that the
+    model leaves open (None is the default)."""
+    unset = {field.name for field in fields(_entry(name).config) if field.default is None}
     return {option: value for option, value in known.items() if option in unset} | dict(options)
 
 
 def home(name: str) -> str:
     """The module that defines a model, for the code version of its records."""
-    model = entries()[choose(name, entries(), "model")].model
-    module = inspect.getmodule(model)
-    if module is None:
-        raise CapslibError(f"model {name!r} is not defined in a module")
-    return module.__name__
+    return _entry(name).model.__module__
 
 
 def words(name: str) -> set[str]:
     """What a model chooses by name where nobody says otherwise: its loss, and options that are text."""
-    entry = entries()[choose(name, entries(), "model")]
-    defaults = {field.default for field in fields(entry.config) if isinstance(field.default, str)}
-    return defaults | {getattr(entry.model, "loss", AudioModel.loss)}
+    entry = _entry(name)
+    return {entry.model.loss, *(field.default for field in fields(entry.config) if isinstance(field.default, str))}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from capslib.errors import CapslibError, choose
 from capslib.features import lengths_to_mask
 from capslib.layers import ROUTINGS, AttentionPooling, BiLSTM, CapsuleLayer, MaskedBatchNorm, masked_mean
-from capslib.models import AudioModel, Clips, Entry
+from capslib.models import AudioModel, CapsuleModel, Clips, Entry
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,11 @@ class CNN(AudioModel):
 
     def __init__(self, in_features: int, num_classes: int, config: CNNConfig) -> None:
         super().__init__(in_features)
-        sizes = (in_features, *config.channels)
-        self.pools = config.pools
+        self.pools, sizes = config.pools, (in_features, *config.channels)
         self.convolutions = nn.ModuleList(
             # without a bias, because batch normalization follows
             nn.Conv1d(i, o, k, padding=k // 2, bias=False)
-            for i, o, k in zip(sizes[:-1], sizes[1:], config.kernel_sizes, strict=True)
+            for (i, o), k in zip(pairwise(sizes), config.kernel_sizes, strict=True)
         )
         self.input_norm = MaskedBatchNorm(in_features)
         self.norms = nn.ModuleList(MaskedBatchNorm(o) for o in config.channels)
@@ -56,13 +55,9 @@ class CNN(AudioModel):
             x = x * mask.unsqueeze(-1)  # the next convolution sees zeros behind a clip's end, as if it were alone
             if pool > 1:  # an incomplete window at the end counts, so that no clip vanishes: T -> ceil(T / pool)
                 x = nn.functional.max_pool1d(x.transpose(1, 2), pool, ceil_mode=True).transpose(1, 2)
-                lengths = torch.div(lengths + pool - 1, pool, rounding_mode="floor")
+                lengths = (lengths + pool - 1) // pool
                 mask = lengths_to_mask(lengths, x.shape[1])
-        return masked_mean(x, mask)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
-        return self.classify(self.dropout(self.embed(features, lengths)))
+        return self.dropout(masked_mean(x, mask))  # (B, T, channels) -> (B, channels)
 
 
 @dataclass(frozen=True)
@@ -107,10 +102,6 @@ class LSTM(AudioModel):
         last = steps[torch.arange(len(steps), device=steps.device), (lengths - 1).clamp_min(0), :half]
         return torch.cat([last, steps[:, 0, half:]], dim=-1)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
-        return self.classify(self.embed(features, lengths))
-
 
 class ATT(AudioModel):
     """The trunk, attention over its steps, and a linear layer."""
@@ -123,12 +114,7 @@ class ATT(AudioModel):
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> the attended mean of the steps, (B, 2 * hidden_features)."""
-        pooled, _ = self.pool(*self.trunk(self.standardize(features), lengths))
-        return pooled
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, classes)."""
-        return self.classify(self.embed(features, lengths))
+        return self.pool(*self.trunk(self.standardize(features), lengths))[0]
 
 
 @dataclass(frozen=True)
@@ -139,14 +125,11 @@ class CapsNetConfig(RecurrentConfig):
     num_iterations: int = 3
 
 
-class CapsNet(AudioModel):
+class CapsNet(CapsuleModel):
     """P0's capsule network (section 4, figure 1): the trunk, then one capsule per class over its time steps.
 
-    Scores are the lengths of the class capsules. One matrix per class is shared by all time steps, so that
-    clips of any length go in.
+    One matrix per class is shared by all time steps, so that clips of any length go in.
     """
-
-    loss = "margin"  # Sabour et al. 2017, equation 4
 
     def __init__(self, in_features: int, num_classes: int, config: CapsNetConfig) -> None:
         super().__init__(in_features)
@@ -156,16 +139,7 @@ class CapsNet(AudioModel):
         )
 
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> class capsules (B, classes, capsule_features)."""
         return self.capsules(*self.trunk(self.standardize(features), lengths))
-
-    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> class capsules side by side, (B, classes * capsule_features)."""
-        return self.capsule_vectors(features, lengths).flatten(1)  # (B, classes, D) -> (B, classes * D)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> lengths of the class capsules (B, classes)."""
-        return self.capsule_vectors(features, lengths).norm(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -177,7 +151,7 @@ class RoutedConfig(CapsNetConfig):
 
 class RoutedCapsNet(CapsNet):
     """The capsule network with another routing rule; trunk, matrices and start are the same, so that pairs of runs
-    differ in the rule alone (notebook 03). Scores are the lengths of the class capsules, whatever the rule."""
+    differ in the rule alone (notebook 03)."""
 
     def __init__(self, in_features: int, num_classes: int, config: RoutedConfig) -> None:
         super().__init__(in_features, num_classes, config)
@@ -188,14 +162,9 @@ class RoutedCapsNet(CapsNet):
 
 @dataclass(frozen=True)
 class DecoderConfig(CapsNetConfig):
-    """Of ``DecodedCapsNet``.
-
-    Attributes:
-        weight: of the mean absolute error beside the margin loss.
-        out_features: leading features of a frame that are reconstructed (log energy and 19 coefficients of MFCC-60).
-        decoder_features: sizes of its hidden layers.
-        num_frames: that the decoder writes; None for those of the longest training clip.
-    """
+    """``weight``: of the mean absolute error beside the margin loss. ``out_features``: leading features of a frame that
+    are reconstructed (log energy and 19 coefficients of MFCC-60). ``decoder_features``: sizes of the hidden layers.
+    ``num_frames``: that the decoder writes; None for those of the longest training clip."""
 
     weight: float = 0.5
     out_features: int = 20
@@ -207,12 +176,10 @@ class DecoderConfig(CapsNetConfig):
 class DecodedCapsNet(CapsNet):
     """P0's regularization (section 5.4): a decoder of fully connected layers reconstructs the MFCCs from the capsules.
 
-    It takes part in training alone: scores are the lengths of the capsules. The paper gives neither its sizes nor the
-    weight of its error. As in Sabour et al. (2017, section 4.1) all capsules but the true class' are set to zero before
-    decoding. Only the coefficients themselves are reconstructed, because their derivatives follow from them.
-
-    Raises:
-        CapslibError: without ``num_frames``, or if more features are to be reconstructed than there are.
+    It is used in training alone. The paper gives neither its sizes nor the weight of its error. As in Sabour et al.
+    (2017, section 4.1) all capsules but the true class' are set to zero before decoding. Only the coefficients
+    themselves are reconstructed, because their derivatives follow from them. Raises CapslibError without
+    ``num_frames``, or if more features are to be reconstructed than there are.
     """
 
     low: Tensor
@@ -228,10 +195,9 @@ class DecodedCapsNet(CapsNet):
         self.weight, self.num_frames = config.weight, config.num_frames
         sizes = (num_classes * config.capsule_features, *config.decoder_features)
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
+        last = nn.Linear(sizes[-1], config.num_frames * config.out_features)
         # A sigmoid last, because features are scaled to [0, 1] for the reconstruction.
-        self.decoder = nn.Sequential(
-            *layers, nn.Linear(sizes[-1], config.num_frames * config.out_features), nn.Sigmoid()
-        )
+        self.decoder = nn.Sequential(*layers, last, nn.Sigmoid())
         # Buffers, so that they are saved with the weights.
         self.register_buffer("low", torch.zeros(config.out_features))
         self.register_buffer("high", torch.ones(config.out_features))
@@ -250,31 +216,19 @@ class DecodedCapsNet(CapsNet):
         return ((leading - self.low) / (self.high - self.low).clamp_min(1e-12)).clamp(0.0, 1.0)
 
     def reconstruct(self, capsules: Tensor, classes: Tensor) -> Tensor:
-        """Scaled features from the capsule of one class per clip, or of several.
-
-        Args:
-            capsules: (B, classes, capsule_features).
-            classes: index (B,), or multi-hot (B, classes).
-        Returns:
-            (B, num_frames, out_features), in [0, 1].
-        """
+        """Scaled features, (B, num_frames, out_features) in [0, 1], from capsules (B, classes, capsule_features) of one
+        class per clip, index (B,), or of several, multi-hot (B, classes)."""
         selected = nn.functional.one_hot(classes, capsules.shape[1]) if classes.dim() == 1 else classes
         masked = capsules * selected.unsqueeze(-1).to(capsules.dtype)  # (B, classes, capsule_features)
         # (B, num_frames * out_features) -> (B, num_frames, out_features)
         return self.decoder(masked.flatten(1)).unflatten(1, (self.num_frames, -1))
 
     def error(self, capsules: Tensor, features: Tensor, lengths: Tensor, classes: Tensor) -> Tensor:
-        """Mean absolute error over the clips' own frames, (B,).
-
-        Raises:
-            CapslibError: if a clip has more frames than the decoder writes.
-        """
+        """Mean absolute error over the clips' own frames, (B,); raises CapslibError if the decoder writes fewer."""
         true = self.scaled(features[:, : int(lengths.max())])  # (B, T, out_features)
         if true.shape[1] > self.num_frames:
-            raise CapslibError(
-                f"the decoder writes {self.num_frames} frames and a clip has {true.shape[1]}: set num_frames to the "
-                "longest clip's"
-            )
+            frames = f"the decoder writes {self.num_frames} frames and a clip has {true.shape[1]}"
+            raise CapslibError(f"{frames}: set num_frames to the longest clip's")
         written = self.reconstruct(capsules, classes)[:, : true.shape[1]]
         frames = (written - true).abs().mean(-1) * lengths_to_mask(lengths, true.shape[1])  # (B, T)
         return frames.sum(-1) / lengths.clamp_min(1)  # every clip counts the same, however long
@@ -300,10 +254,8 @@ class JoinedCapsNet(CapsNet):
 
     The paper says that the source's capsules are "additional input along with MFCCs": every frame holds them then, and
     any model can read them. Here the trunk reads the MFCCs alone, and each source capsule, projected to the trunk's
-    size, votes for the class capsules like a further time step.
-
-    Raises:
-        CapslibError: if the source's features do not divide into ``source_capsules``, or are all there are.
+    size, votes for the class capsules like a further time step. Raises CapslibError if the source's features do not
+    divide into ``source_capsules``, or are all there are.
     """
 
     def __init__(self, in_features: int, num_classes: int, config: JoinedConfig) -> None:

@@ -1,17 +1,16 @@
 """P1's and P2's systems for speech emotion, with P2's parameter counts to the last digit (its table II).
 
 Where those counts and the text disagree the counts decide, as the options say. Every system is trained with
-cross-entropy but CNN_Cap, which has no layer behind its class capsules: its scores are their lengths, and its loss is
-the margin loss that is usual for capsules.
+cross-entropy but CNN_Cap, which has no layer behind its class capsules: its loss is the margin loss.
 
 Letters: B clips, C channels, T steps of time, Q bins of frequency of a map.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from capslib.errors import CapslibError
 from capslib.features import lengths_to_mask
 from capslib.layers import CapsuleLayer, PrimaryCapsules, emotion_vector, squash
-from capslib.models import Entry
+from capslib.models import CapsuleModel, Entry
 from capslib.models.p2_parts import (
     AttentionBranch,
     AttentionConfig,
@@ -40,7 +39,7 @@ from capslib.models.p2_parts import (
 
 
 class TrunkSystem(System):
-    """The CNN component and one branch."""
+    """The CNN component and one branch, which ends in the last layer."""
 
     branch: type[nn.Module]
 
@@ -59,27 +58,19 @@ class TrunkSystem(System):
         return self.head(*self.trunk(self.prepared(features, lengths), lengths))
 
 
-class CNNGRU(TrunkSystem):
-    """CNN_GRU (P2 section V-B)."""
-
+class CNNGRU(TrunkSystem):  # P2 section V-B
     branch = GRUBranch
 
 
-class CNNGRUAtt(TrunkSystem):
-    """CNN_GRU_Att (P2 section V-B)."""
-
+class CNNGRUAtt(TrunkSystem):  # P2 section V-B
     branch = AttentionBranch
 
 
-class CNNSeqCap(TrunkSystem):
-    """CNN_SeqCap (P2 section V-C)."""
-
+class CNNSeqCap(TrunkSystem):  # P2 section V-C
     branch = CapsuleBranch
 
 
-class CNNRecCap(TrunkSystem):
-    """CNN_RecCap (P2 section V-C)."""
-
+class CNNRecCap(TrunkSystem):  # P2 section V-C
     branch = RecurrentCapsuleBranch
 
 
@@ -94,10 +85,8 @@ class HybridConfig(CapsuleConfig):
 class CNNGRUSeqCap(System):
     """CNN_GRU-SeqCap: a capsule branch and a GRU branch on one CNN component (P2 section V-C).
 
-    Training adds up both losses. Scores are the logarithms of the probabilities, averaged with P2's lambda, ``weight``.
-
-    Raises:
-        CapslibError: if ``weight`` does not lie between 0 and 1.
+    Training adds up both losses. Scores are the logarithms of the probabilities, averaged with P2's lambda, ``weight``,
+    which must lie between 0 and 1 (CapslibError).
     """
 
     branch = CapsuleBranch
@@ -134,8 +123,6 @@ class CNNGRUSeqCap(System):
 
 
 class CNNGRURecCap(CNNGRUSeqCap):
-    """CNN_GRU-RecCap."""
-
     branch = RecurrentCapsuleBranch
 
 
@@ -171,35 +158,29 @@ class LSTMCapConfig:
     init_gain: float = 1.0
 
 
-def first_frames(features: Tensor, lengths: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-    """Clips cut to at most ``num_frames``: (B, T, bins), (B,) -> the same, no longer than that."""
-    return features[:, :num_frames], lengths.clamp_max(num_frames)
+class PositionCapsules(CapsuleLayer):
+    """Class capsules over ``positions`` capsules with unshared weights, of which a shorter clip uses the first."""
+
+    def __init__(
+        self, positions: int, in_features: int, num_classes: int, config: CNNCapConfig | LSTMCapConfig
+    ) -> None:
+        options = {"num_iterations": config.num_iterations, "init_gain": config.init_gain, "bias": True}
+        super().__init__(in_features, num_classes, config.capsule_features, in_capsules=positions, **options)
+
+    def forward(self, u: Tensor, mask: Tensor) -> Tensor:
+        """Capsules (B, T, I, F) of the steps with their mask (B, T) -> (B, classes, capsule_features)."""
+        mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)  # (B, T) -> (B, T * I)
+        u = u.flatten(1, 2)  # (B, T, I, F) -> (B, T * I, F)
+        return self.routing(u, self.matrices[: u.shape[1]], mask=mask, bias=self.bias)
 
 
-def route_positions(layer: CapsuleLayer, u: Tensor, mask: Tensor) -> Tensor:
-    """Route the capsules of a clip's steps with unshared weights; a clip may have fewer positions than the layer.
-
-    Args:
-        layer: with weights for all positions.
-        u: (B, T, I, F).
-        mask: steps of each clip, (B, T).
-    Returns:
-        (B, J, D).
-    """
-    mask = mask.unsqueeze(-1).expand(u.shape[:3]).flatten(1)  # (B, T) -> (B, T * I)
-    u = u.flatten(1, 2)  # (B, T, I, F) -> (B, T * I, F)
-    return layer.routing(u, layer.matrices[: u.shape[1]], mask=mask, bias=layer.bias)
-
-
-class CNNCap(System):
+class CNNCap(CapsuleModel, System):
     """CNN_Cap: capsules without windows, with unshared weights for every position of the map (P2 section V-D).
 
     Its 131,110,832 parameters are for clips of up to 1,000 frames (P2's text says 200). A shorter clip uses the first
     weights; of a longer one the first ``num_frames`` frames are used. Trained on shorter segments, the weights behind
     them stay as they started, and whole clips are then classified through them: P2's own argument against this system.
     """
-
-    loss = "margin"
 
     def __init__(self, in_features: int, num_classes: int, config: CNNCapConfig) -> None:
         super().__init__(in_features)
@@ -208,30 +189,15 @@ class CNNCap(System):
         self.primary = PrimaryCapsules(
             self.trunk.channels, config.num_convolutions, config.primary_features, squashed=config.squashed
         )
-        self.capsules = CapsuleLayer(
-            config.primary_features,
-            num_classes,
-            config.capsule_features,
-            # steps x bins of the longest map x capsules of each position
-            in_capsules=shrunk(config.num_frames, self.trunk.frames_a_step) * self.trunk.bins * config.num_convolutions,
-            num_iterations=config.num_iterations,
-            init_gain=config.init_gain,
-            bias=True,
-        )
+        # steps x bins of the longest map x capsules of each position
+        positions = shrunk(config.num_frames, self.trunk.frames_a_step) * self.trunk.bins * config.num_convolutions
+        self.capsules = PositionCapsules(positions, config.primary_features, num_classes, config)
 
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
-        features, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
-        maps, steps = self.trunk(features, lengths)  # (B, frames, bins) -> (B, C, T, Q)
-        return route_positions(self.capsules, self.primary(maps), lengths_to_mask(steps, maps.shape[2]))
-
-    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, bins), (B,) -> class capsules side by side, (B, classes * capsule_features)."""
-        return self.capsule_vectors(features, lengths).flatten(1)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, bins), (B,) -> lengths of the class capsules (B, classes)."""
-        return self.capsule_vectors(features, lengths).norm(dim=-1)
+        features = self.prepared(features, lengths)[:, : self.num_frames]
+        maps, steps = self.trunk(features, lengths.clamp_max(self.num_frames))  # (B, frames, bins) -> (B, C, T, Q)
+        return self.capsules(self.primary(maps), lengths_to_mask(steps, maps.shape[2]))
 
 
 class LSTMCap(System):
@@ -246,43 +212,29 @@ class LSTMCap(System):
         self.num_frames, self.squashed = config.num_frames, config.squashed
         self.first = BiRecurrent("lstm", in_features, config.hidden_features)
         self.second = BiRecurrent("lstm", self.first.out_features, config.hidden_features)
-        size = config.num_convolutions * config.filters
-        self.convolutions = nn.Conv1d(
-            self.second.out_features, size, config.kernel_size, padding=config.kernel_size // 2
-        )
+        size, kernel = config.num_convolutions * config.filters, config.kernel_size
+        self.convolutions = nn.Conv1d(self.second.out_features, size, kernel, padding=kernel // 2)
         self.dense = nn.Linear(num_classes * (config.capsule_features + 1), config.dense_features)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.dense_features, num_classes)
         glorot(self)
         for convolution in self.convolutions.weight.chunk(config.num_convolutions):  # four convolutions in one
             nn.init.xavier_uniform_(convolution)
-        self.capsules = CapsuleLayer(
-            size,
-            num_classes,
-            config.capsule_features,
-            in_capsules=config.num_frames,
-            num_iterations=config.num_iterations,
-            init_gain=config.init_gain,
-            bias=True,
-        )
+        self.capsules = PositionCapsules(config.num_frames, size, num_classes, config)
 
     def capsule_vectors(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> class capsules (B, classes, capsule_features)."""
-        x, lengths = first_frames(self.prepared(features, lengths), lengths, self.num_frames)
+        x, lengths = self.prepared(features, lengths)[:, : self.num_frames], lengths.clamp_max(self.num_frames)
         mask = lengths_to_mask(lengths, x.shape[1])
         # Zeros past the end: the convolutions reach beyond it.
         x = self.second(self.first(x, lengths)[0], lengths)[0] * mask.unsqueeze(-1)
         u = self.convolutions(x.transpose(1, 2)).transpose(1, 2)  # (B, T, F) -> (B, F, T) -> (B, T, capsule)
         # (B, T, capsule) -> (B, T, 1, capsule): one capsule per step
-        return route_positions(self.capsules, (squash(u) if self.squashed else u).unsqueeze(2), mask)
+        return self.capsules((squash(u) if self.squashed else u).unsqueeze(2), mask)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, bins), (B,) -> (B, dense_features)."""
-        return self.dense(emotion_vector(self.capsule_vectors(features, lengths))).relu()
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, bins), (B,) -> logits (B, classes)."""
-        return self.classify(self.dropout(self.embed(features, lengths)))
+        return self.dropout(self.dense(emotion_vector(self.capsule_vectors(features, lengths))).relu())
 
 
 @dataclass(frozen=True)
@@ -308,22 +260,18 @@ class Ref15CNN(System):
     All else is usual: pooling after each layer, the mean over the steps, and P2's dense layers.
     """
 
-    def __init__(self, in_features: int, num_classes: int, config: Ref15Config) -> None:
+    def __init__(
+        self, in_features: int, num_classes: int, config: Ref15Config, summary_features: int | None = None
+    ) -> None:
         super().__init__(in_features)
-        sizes = (1, *config.channels)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, o, config.kernel_size, padding=config.kernel_size // 2) for i, o in itertools.pairwise(sizes)
-        )
+        sizes, size = (1, *config.channels), config.kernel_size
+        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, size, padding=size // 2) for i, o in pairwise(sizes))
         # Channels x bins that are left after a pooling by two, rounded up, behind each convolution.
         self.step_features = sizes[-1] * math.ceil(in_features / 2 ** len(config.channels))
-        self.dense = nn.Linear(self.summary_features(config), config.dense_features)
+        self.dense = nn.Linear(summary_features or self.step_features, config.dense_features)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.dense_features, num_classes)
         glorot(self)
-
-    def summary_features(self, config: Ref15Config) -> int:
-        """Size of a clip's ``summary``."""
-        return self.step_features
 
     def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), zero past a length, (B,) -> mean over the steps, (B, C * Q)."""
@@ -335,23 +283,15 @@ class Ref15CNN(System):
         x = self.prepared(features, lengths).unsqueeze(1)  # (B, T, bins) -> (B, 1, T, bins)
         for convolution in self.convolutions:
             x, lengths = pooled(convolution(x), lengths, (2, 2))
-        return self.dense(self.summary(x, lengths)).relu()
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, bins), (B,) -> logits (B, classes)."""
-        return self.classify(self.dropout(self.embed(features, lengths)))
+        return self.dropout(self.dense(self.summary(x, lengths)).relu())
 
 
 class Ref15CNNLSTM(Ref15CNN):
     """The CNN_LSTM of P2's reference 15: the same convolutions, then a bidirectional LSTM and its final states."""
 
     def __init__(self, in_features: int, num_classes: int, config: Ref15RecurrentConfig) -> None:
-        super().__init__(in_features, num_classes, config)
+        super().__init__(in_features, num_classes, config, 2 * config.hidden_features)
         self.recurrent = BiRecurrent("lstm", self.step_features, config.hidden_features)
-
-    def summary_features(self, config: Ref15RecurrentConfig) -> int:
-        """Size of a clip's ``summary``."""
-        return 2 * config.hidden_features
 
     def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), (B,) -> (B, 2 * hidden_features)."""

@@ -9,6 +9,7 @@ Letters: B clips, C channels, T steps of time, Q bins of frequency.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,26 +88,23 @@ def pooled(x: Tensor, lengths: Tensor, pool: tuple[int, int]) -> tuple[Tensor, T
     Overwrites ``x``, a convolution's output. The mask is a product, because the gradient of ``masked_fill`` is not
     channels last.
     """
+    mask = lengths_to_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype)  # (B, T) -> (B, 1, T, 1)
     # Zeros past the end are at most what the ReLU makes of a clip's own values, so they never win. Where time is pooled
-    # the mask must come first: a window may reach across the end.
+    # the mask must come first: a window may reach across the end. Elsewhere it is faster on the smaller map.
     if pool[0] > 1:
-        x = x.mul_(lengths_to_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype))
+        x = x.mul_(mask)
     x = functional.max_pool2d(x, tuple(pool), ceil_mode=True) if max(pool) > 1 else x
-    lengths = shrunk(lengths, pool[0])
     if pool[0] == 1:
-        x = x.mul_(lengths_to_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype))
-    return x.relu_(), lengths
+        x = x.mul_(mask)
+    return x.relu_(), shrunk(lengths, pool[0])
 
 
 class System(AudioModel):
     """A system on spectrograms (B, T, bins)."""
 
     def prepared(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Scaled features with zeros past a length, (B, T, bins).
-
-        Raises:
-            CapslibError: if the number of bins is not the model's, there is no frame, or one is not finite.
-        """
+        """Scaled features with zeros past a length, (B, T, bins); raises CapslibError if the number of bins is not the
+        model's, there is no frame, or one is not finite."""
         bins = len(self.standardize.mean)  # that the model was built for
         if features.dim() != 3 or features.shape[-1] != bins or not features.shape[1]:
             raise CapslibError(
@@ -119,36 +117,24 @@ class System(AudioModel):
         if not torch.compiler.is_compiling() and not x.sum().isfinite():
             rows = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if rows:
-                raise CapslibError(
-                    f"features of clips {rows} of the batch have frames that are not finite: mend or leave out these "
-                    "recordings"
-                )
+                clips = f"features of clips {rows} of the batch have frames that are not finite"
+                raise CapslibError(f"{clips}: mend or leave out these recordings")
         return x
 
 
 class ConvolutionalTrunk(nn.Module):
-    """P2's CNN component: kernels of 2 x 8 and 8 x 2 side by side, then two convolutions of 5 x 5, each pooled.
+    """P2's CNN component for spectrograms of ``in_bins``: kernels of 2 x 8 and 8 x 2 side by side, eight of each, then
+    two convolutions of 5 x 5, each of the three pooled; raises CapslibError unless ``pools`` are three pairs."""
 
-    Args:
-        in_bins: of the spectrogram.
-        pools: see ``TrunkConfig``.
-        channels: of each of the first pair; the later ones have twice as many (default 8).
-    Raises:
-        CapslibError: if there are not three pools of (time, frequency).
-    """
-
-    def __init__(self, in_bins: int, pools: Sequence[Sequence[int]], channels: int = 8) -> None:
+    def __init__(self, in_bins: int, pools: Sequence[Sequence[int]]) -> None:
         super().__init__()
         if len(pools) != 3 or any(len(pool) != 2 or min(pool) < 1 for pool in pools):
             raise CapslibError(f"pools={pools}: give three pairs (time, frequency) of at least 1")
-        self.pools, self.channels, self.bins, self.frames_a_step = pools, 2 * channels, in_bins, 1
-        for time, frequency in pools:
-            self.bins, self.frames_a_step = shrunk(self.bins, frequency), self.frames_a_step * time
+        self.frames_a_step, bins_a_step = (math.prod(sizes) for sizes in zip(*pools, strict=True))
+        self.pools, self.channels, self.bins = pools, 16, shrunk(in_bins, bins_a_step)
         # (time, frequency): wide kernels see the spectrum of a moment, tall ones the course of a few bins.
-        self.wide = nn.Conv2d(1, channels, (2, 8))
-        self.tall = nn.Conv2d(1, channels, (8, 2))
-        self.third = nn.Conv2d(2 * channels, 2 * channels, 5, padding=2)
-        self.fourth = nn.Conv2d(2 * channels, 2 * channels, 5, padding=2)
+        self.wide, self.tall = nn.Conv2d(1, 8, (2, 8)), nn.Conv2d(1, 8, (8, 2))
+        self.third, self.fourth = nn.Conv2d(16, 16, 5, padding=2), nn.Conv2d(16, 16, 5, padding=2)
         glorot(self)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,21 +152,17 @@ class ConvolutionalTrunk(nn.Module):
         # (B, frames, bins) -> (B, 1, frames + 7, bins + 7), "same" padding, channels last in memory
         x = functional.pad(x, (3, 4, 3, 4)).unsqueeze(-1).movedim(-1, 1)
         x, lengths = pooled(functional.conv2d(x, torch.cat(kernels), bias), lengths, self.pools[0])
-        # (B, 2 * channels, T, Q), smaller after each pooling
+        # (B, C, T, Q), smaller after each pooling
         for convolution, pool in ((self.third, self.pools[1]), (self.fourth, self.pools[2])):
             x, lengths = pooled(convolution(x), lengths, pool)
         return x, lengths
 
 
 class BiRecurrent(nn.Module):
-    """Bidirectional GRU or LSTM with one bias per gate, whose valid steps do not depend on padding.
+    """Bidirectional "gru" or "lstm" with one bias per gate, whose valid steps do not depend on padding.
 
     P2's parameter counts allow one bias where PyTorch's layers train two: the second is fixed at zero here. An LSTM's
-    forget gates start with a bias of one, as usual.
-
-    Args:
-        kind: "gru" or "lstm".
-        in_features, hidden_features: of a step, and of each direction.
+    forget gates start with a bias of one, as usual. ``hidden_features`` are those of each direction.
     """
 
     def __init__(self, kind: str, in_features: int, hidden_features: int) -> None:
@@ -228,7 +210,7 @@ def frames_of(maps: Tensor) -> Tensor:
 
 
 class Branch(nn.Module):
-    """From a map to scores: ``embed``, dropout, and the last layer."""
+    """From a map to scores: its ``summary``, a dense layer with dropout, and the last layer."""
 
     def __init__(self, in_features: int, num_classes: int, config: TrunkConfig) -> None:
         super().__init__()
@@ -243,11 +225,11 @@ class Branch(nn.Module):
 
     def embed(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), (B,) -> (B, dense_features)."""
-        return self.dense(self.summary(maps, lengths)).relu()
+        return self.dropout(self.dense(self.summary(maps, lengths)).relu())
 
     def forward(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), (B,) -> logits (B, classes)."""
-        return self.classify(self.dropout(self.embed(maps, lengths)))
+        return self.classify(self.embed(maps, lengths))
 
 
 class GRUBranch(Branch):
@@ -291,29 +273,15 @@ class CapsuleBranch(Branch):
 
     def __init__(self, trunk: ConvolutionalTrunk, num_classes: int, config: CapsuleConfig) -> None:
         super().__init__(num_classes * (config.capsule_features + 1), num_classes, config)  # + 1: P2 equation 8
-        step = trunk.frames_a_step  # windows are given in frames of the spectrogram, and cut from the pooled map
-        for name, frames in (("window", config.window), ("shift", config.shift)):
-            if frames < 1 or frames % step:
-                raise CapslibError(
-                    f"{name}={frames} frames: give a multiple of {step}, the frames that are pooled to one step"
-                )
-        self.capsules = self.layer(
-            trunk.channels,
-            trunk.bins,
-            window=config.window // step,
-            shift=config.shift // step,
-            out_capsules=num_classes,
-            out_features=config.capsule_features,
-            window_capsules=config.window_capsules,
-            window_features=config.window_features,
-            num_convolutions=config.num_convolutions,
-            primary_features=config.primary_features,
-            pool=config.pool,
-            pool_before=config.pool_before,
-            squashed=config.squashed,
-            num_iterations=config.num_iterations,
-            init_gain=config.init_gain,
-        )
+        sizes = {name: getattr(config, name) for name in CapsuleConfig.__annotations__}  # its own fields
+        step = trunk.frames_a_step
+        for name in ("window", "shift"):  # given in frames of the spectrogram, and cut from the pooled map
+            if sizes[name] < 1 or sizes[name] % step:
+                given = f"{name}={sizes[name]} frames"
+                raise CapslibError(f"{given}: give a multiple of {step}, the frames that are pooled to one step")
+            sizes[name] //= step
+        sizes |= {"out_capsules": num_classes, "out_features": sizes.pop("capsule_features")}
+        self.capsules = self.layer(trunk.channels, trunk.bins, **sizes)
 
     def summary(self, maps: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T, Q), (B,) -> (B, classes * (capsule_features + 1))."""

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from capslib.augment import PERTURBATIONS
 from capslib.errors import CapslibError, choose
 from capslib.features import FeatureConfig
-from capslib.training.optimizers import OPTIMIZERS
-from capslib.training.schedules import SCHEDULES
+from capslib.training.optimizers import OPTIMIZERS, SCHEDULES
 
 # Order of the first epoch: random; by increasing length of the utterance that a segment was cut from, or of the segment
 # itself; or the batches of "by utterance", shuffled (P2 section IV-D and our control of it).
@@ -20,25 +19,21 @@ class RunConfig:
     """Everything that decides a run.
 
     Attributes:
-        corpus: key, "fsdd:digit".
-        split: name of the fold.
-        model: name in ``models.entries()``.
-        options: what differs from the model's defaults.
+        corpus, split: key of the corpus, "fsdd:digit", and name of the fold.
+        model, options: name in ``models.entries()``, and what differs from its defaults.
         seed: of initialization, order and dropout.
-        features: kind and options.
         epochs: fixed number; the epoch that is best on validation data is selected. 0: no gradient step.
-        batch_size: clips.
-        learning_rate: at the start.
-        gradient_clip: largest norm of the gradient.
+        learning_rate, gradient_clip: at the start; largest norm of the gradient.
         max_train_clips: train on a random subset of so many clips (quick runs on large corpora); None for all.
         perturb: kind and levels (see ``augment``): each training clip comes at one level, drawn anew in every epoch;
             validation has every clip at all levels, the test part as recorded.
         source: another run, whose embedding of each clip is appended to all of its frames (P0 section 6.2).
         segment_frames: cut training clips into segments of so many frames, the last one shorter; None for whole clips.
         order: of the first epoch, one of ``ORDERS``.
-        schedule: of the learning rate, a name in ``SCHEDULES``.
-        optimizer: a name in ``OPTIMIZERS``.
+        schedule, optimizer: names in ``SCHEDULES`` (of learning rates) and ``OPTIMIZERS``.
         momentum, weight_decay: of the optimizers that have them.
+    Raises:
+        CapslibError: for a value that no run can have.
     """
 
     corpus: str
@@ -63,9 +58,6 @@ class RunConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises:
-        CapslibError: for a value that no run can have.
-        """
         choose(self.order, ORDERS, "order")
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
@@ -88,14 +80,11 @@ class RunConfig:
         return f"{self.model}{options} on {self.corpus}, split {self.split}, seed {self.seed}"
 
     def described(self) -> dict:
-        """As a record stores it.
-
-        Fields from ``perturb`` on are left out at their defaults, so that a new field leaves the keys of earlier
-        runs as they are.
-        """
-        names = [f.name for f in fields(self)]
-        later = {f.name: f.default for f in fields(self)[names.index("perturb") :]}
+        """As a record stores it: fields from ``perturb`` on are left out at their defaults, so that a new field leaves
+        the keys of earlier runs as they are."""
         values = asdict(replace(self, source=None))
         if self.source is not None:
             values["source"] = self.source.described()
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+        defaults = {f.name: f.default for f in fields(self)}
+        first_later = list(defaults).index("perturb")
+        return {n: v for i, (n, v) in enumerate(values.items()) if i < first_later or v != defaults[n]}

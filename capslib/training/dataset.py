@@ -39,16 +39,11 @@ class Part:
         """Frames of each clip, (clips,)."""
         return np.array([len(clip) for clip in self.clips])
 
-    @property
-    def longest(self) -> int:
-        """Frames of the longest clip, at any level."""
-        return max(len(clip) for clips in (self.clips, *self.variants) for clip in clips)
-
     def batch(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Padded features (B, T, F), lengths (B,), targets (B,) or (B, classes)."""
-        chosen = [self.clips[i] for i in indices]
-        padded = nn.utils.rnn.pad_sequence(chosen, batch_first=True).to(device, non_blocking=True)
-        lengths = torch.tensor([len(clip) for clip in chosen], device=device)
+        clips = [self.clips[i] for i in indices]
+        padded = nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device, non_blocking=True)
+        lengths = torch.tensor([len(clip) for clip in clips], device=device)
         return padded, lengths, self.targets[torch.as_tensor(indices)].to(device)
 
     def drawn(self, random: np.random.Generator) -> Part:
@@ -66,11 +61,8 @@ class Part:
         return Part(clips, self.targets.repeat(len(self.variants), *[1] * (self.targets.dim() - 1)))
 
     def segmented(self, num_frames: int) -> Part:
-        """Clips cut into segments of ``num_frames``; the rest of a clip is a shorter one (P2 section IV-D).
-
-        Raises:
-            CapslibError: for perturbed clips.
-        """
+        """Clips cut into segments of ``num_frames``; the rest of a clip is a shorter one (P2 section IV-D). Raises
+        CapslibError for perturbed clips."""
         if self.variants:
             raise CapslibError("segment_frames and perturb cannot be combined: leave one of them out")
         pieces = [clip.split(num_frames) for clip in self.clips]
@@ -94,25 +86,20 @@ def targets(labels: Sequence[str], classes: Sequence[str], multi_label: bool = F
 
 
 def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None = None) -> dict[str, Part]:
-    """Features and targets of train, validation and test.
+    """Features and targets of train, validation and test; ``vectors`` (rows, E) are appended to every frame of the clip
+    in the same row of the corpus.
 
-    Args:
-        corpus: of ``config``.
-        config: of the run.
-        vectors: appended to every frame of the clip in the same row of the corpus, (rows, E).
     Raises:
-        CapslibError: for an unknown split, or a clip whose features are not all finite.
+        CapslibError: for an unknown split, segments of perturbed clips, or features that are not all finite.
     """
     split = corpus.split(config.split)
     plain = features.extract(corpus, config.features)
     kind, levels = config.perturb or ("", ())
     perturbed = [features.extract(corpus, config.features, perturbation=(kind, level)) for level in levels]
 
-    def clips(extracted: features.Features, rows: Sequence[int]) -> list[Tensor]:
-        frames = [torch.from_numpy(np.array(extracted[row])) for row in rows]
-        if vectors is None:
-            return frames
-        return [torch.cat([x, vectors[row].expand(len(x), -1)], dim=1) for x, row in zip(frames, rows, strict=True)]
+    def clip(extracted: features.Features, row: int) -> Tensor:
+        frames = torch.from_numpy(np.array(extracted[row]))  # (T, F)
+        return frames if vectors is None else torch.cat([frames, vectors[row].expand(len(frames), -1)], dim=1)
 
     parts = {}
     for name in ("train", "validation", "test"):
@@ -121,45 +108,28 @@ def load_parts(corpus: corpora.Corpus, config: RunConfig, vectors: Tensor | None
             # Not the run's seed: every system and every seed is trained on the same subset.
             chosen = np.random.default_rng(0).permutation(len(ids))[: config.max_train_clips]
             ids = [ids[i] for i in sorted(chosen)]
-        rows = corpus.table.loc[ids]
-        part = Part(
-            clips(plain, rows["row"]),
-            targets(list(rows["label"]), corpus.classes, corpus.about.multi_label),
-            tuple(clips(variant, rows["row"]) for variant in perturbed),
-            tuple(levels),
-        )
-        broken = [item for item, clip in zip(ids, part.clips, strict=True) if not clip.isfinite().all()]
-        if broken:
-            raise CapslibError(
-                f"the features of clip {broken[0]} of {corpus.name} are not all numbers: check the recording"
-            )
-        cut = name == "train" and config.segment_frames
-        parts[name] = part.segmented(config.segment_frames) if cut else part
+        table = corpus.table.loc[ids]
+        clips, *variants = ([clip(extracted, row) for row in table["row"]] for extracted in (plain, *perturbed))
+        for item, x in zip(ids, clips, strict=True):
+            if not x.isfinite().all():
+                raise CapslibError(f"the features of clip {item} of {corpus.name} are not finite: check the recording")
+        labels = targets(list(table["label"]), corpus.classes, corpus.about.multi_label)
+        part = Part(clips, labels, tuple(variants), tuple(levels))
+        parts[name] = part.segmented(config.segment_frames) if name == "train" and config.segment_frames else part
     return parts
 
 
-def data_fingerprint(config: RunConfig) -> str:
-    """Hash of all clips that decide a run: of its corpus and split, and of its source's."""
-    runs = [config] if config.source is None else [config, config.source]
-    return "+".join(corpora.load(run.corpus).split_fingerprint(run.split) for run in runs)
-
-
 def batches(lengths: np.ndarray, batch_size: int, random: np.random.Generator | None = None) -> list[np.ndarray]:
-    """Indices of clips, in batches of similar length.
+    """Indices of clips of ``lengths`` frames, in batches of similar length.
 
-    Args:
-        lengths: frames of each clip.
-        batch_size: clips.
-        random: shuffles first, then sorts within eight batches and shuffles the batches, so that there is little
-            padding and the order is still random; None for one fixed order by length.
+    With ``random`` they are shuffled, sorted within eight batches, and the batches shuffled, so that there is little
+    padding and the order is still random; else the order is by length.
     """
     if random is None:
         return _in_order(np.argsort(lengths, kind="stable"), batch_size)
-    order, chunk, shuffled = random.permutation(len(lengths)), 8 * batch_size, []
-    for start in range(0, len(order), chunk):
-        pool = order[start : start + chunk]
-        shuffled.extend(_in_order(pool[np.argsort(lengths[pool], kind="stable")], batch_size))
-    return [shuffled[i] for i in random.permutation(len(shuffled))]
+    pools = _in_order(random.permutation(len(lengths)), 8 * batch_size)
+    by_length = (pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)
+    return _shuffled([batch for pool in by_length for batch in _in_order(pool, batch_size)], random)
 
 
 def epoch_batches(part: Part, config: RunConfig, epoch: int, random: np.random.Generator) -> list[np.ndarray]:
@@ -169,10 +139,12 @@ def epoch_batches(part: Part, config: RunConfig, epoch: int, random: np.random.G
     parents = part.lengths if part.parents is None else part.parents
     keys = (part.lengths,) if config.order == "short_segments_first" else (part.lengths, parents)
     ordered = _in_order(np.lexsort(keys), config.batch_size)  # by the last key, then by the one before
-    if config.order == "sorted_batches":
-        return [ordered[i] for i in random.permutation(len(ordered))]
-    return ordered
+    return _shuffled(ordered, random) if config.order == "sorted_batches" else ordered
 
 
 def _in_order(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def _shuffled(ordered: list[np.ndarray], random: np.random.Generator) -> list[np.ndarray]:
+    return [ordered[i] for i in random.permutation(len(ordered))]

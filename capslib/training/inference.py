@@ -27,21 +27,11 @@ def default_device() -> torch.device:
 def map_clips(
     function: Callable[[Tensor, Tensor], Tensor], part: Part, device: torch.device, batch_size: int = 32
 ) -> Tensor:
-    """A function of every clip.
-
-    Args:
-        function: of padded features (B, T, F) and lengths (B,); its result has one row per clip.
-        part: clips.
-        device: where to compute.
-        batch_size: clips of similar length that are computed at once.
-    Returns:
-        (clips, ...), float32, in the order of the part, on the processor.
-    """
-    values, order = [], batches(part.lengths, batch_size)
-    for indices in order:
-        padded, lengths, _ = part.batch(indices, device)
-        values.append(function(padded, lengths).float().cpu())
-    return torch.cat(values)[torch.from_numpy(np.argsort(np.concatenate(order), kind="stable"))]
+    """A function of padded features (B, T, F) and lengths (B,), for every clip: (clips, ...), float32, in the order of
+    the part, on the processor; clips of similar length are computed together."""
+    order = batches(part.lengths, batch_size)
+    values = [function(*part.batch(indices, device)[:2]).float().cpu() for indices in order]
+    return torch.cat(values)[torch.from_numpy(np.argsort(np.concatenate(order)))]
 
 
 def predict(model: nn.Module, part: Part, device: torch.device, batch_size: int = 32) -> Tensor:
@@ -60,11 +50,8 @@ def restore(config: RunConfig, weights: Path) -> models.AudioModel:
         stored = load_file(weights)
         with safe_open(weights, "pt") as file:
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-        options = metadata["options"]
-        if (
-            metadata["model"] != config.model
-            or not json.loads(json.dumps(dict(config.options))).items() <= options.items()
-        ):
+        options, wanted = metadata["options"], json.loads(json.dumps(dict(config.options)))
+        if metadata["model"] != config.model or not wanted.items() <= options.items():
             raise CapslibError(f"they are of {metadata['model']} with {options}")
         model = models.build(config.model, stored["standardize.mean"].shape[0], len(metadata["classes"]), **options)
         model.load_state_dict(stored)

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from capslib import corpora, models, paths
 from capslib.errors import CapslibError
 from capslib.training.config import RunConfig
-from capslib.training.dataset import Part, data_fingerprint, epoch_batches, load_parts
+from capslib.training.dataset import Part, epoch_batches, load_parts
 from capslib.training.inference import default_device, predict
 from capslib.training.metrics import LOSSES, MULTI_LABEL, decide, evaluate, prediction_details
-from capslib.training.optimizers import OPTIMIZERS
-from capslib.training.schedules import SCHEDULES, LossDecay
+from capslib.training.optimizers import OPTIMIZERS, SCHEDULES, LossDecay
 
 if TYPE_CHECKING:
     from capslib.training.transfer import Transfer
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
 @contextmanager
 def reproducibly(seed: int) -> Iterator[None]:
     """One thread, deterministic algorithms and a seeded generator of random numbers; afterwards all is as before."""
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
     try:
@@ -79,18 +77,11 @@ def train_epoch(
     return total.item() / len(part)
 
 
-def train(
-    config: RunConfig,
-    weights: Path | None = None,
-    device: str | torch.device | None = None,
-    source: Transfer | None = None,
-) -> dict:
-    """Train, choose and test one system on one fold.
+def train(config: RunConfig, weights: Path | None = None, source: Transfer | None = None) -> dict:
+    """Train, choose and test one system on one fold, on a GPU if there is one.
 
     Args:
-        config: of the run.
         weights: where to save the chosen weights (safetensors), if anywhere.
-        device: default: a GPU if there is one.
         source: what ``config.source`` gives, trained before (see ``study.source_of``).
     Returns:
         The record, without the key and code version that ``study`` adds: config, data, parameters, epochs,
@@ -105,8 +96,7 @@ def train(
         raise CapslibError(
             f"{config.title()}: its configuration and its ``source`` do not agree: hand over what study.source_of gives"
         )
-    device = torch.device(device or default_device())
-    corpus = corpora.load(config.corpus)
+    device, corpus = default_device(), corpora.load(config.corpus)
     with reproducibly(config.seed):
         parts = load_parts(corpus, config, source and source.vectors)
         evaluated = parts | {"validation": parts["validation"].at_all_levels()}
@@ -121,12 +111,10 @@ def train(
         _save(weights, chosen, config, corpus, options)
     results = {name: evaluate(scores[name], part.targets, loss, threshold) for name, part in evaluated.items()}
     seconds = [entry.pop("seconds") for entry in history]
+    data = [corpora.load(run.corpus).split_fingerprint(run.split) for run in (config, config.source) if run]
     return {
         "config": config.described(),
-        "data": {
-            "fingerprint": data_fingerprint(config),
-            "clips": {name: len(part) for name, part in evaluated.items()},
-        },
+        "data": {"fingerprint": "+".join(data), "clips": {name: len(part) for name, part in evaluated.items()}},
         "classes": list(corpus.classes),
         "parameters": models.count_parameters(model),
         "epochs": history,
@@ -151,9 +139,9 @@ def _build(
 ) -> tuple[models.AudioModel, dict[str, object]]:
     """The model of a run, fitted to its training part, and the options that it was built with."""
     source_features = None if source is None else source.vectors.shape[1]
-    options = models.complete(
-        config.model, dict(config.options), {"num_frames": part.longest, "source_features": source_features}
-    )
+    longest = max(len(clip) for clips in (part.clips, *part.variants) for clip in clips)
+    known = {"num_frames": longest, "source_features": source_features}
+    options = models.complete(config.model, dict(config.options), known)
     if options.get("source_features", source_features) != source_features:
         raise CapslibError(
             f"{config.title()}: its source gives {source_features} numbers per clip: leave source_features out"
@@ -168,11 +156,9 @@ def _epochs(
 ) -> tuple[list[dict], dict[str, Tensor], int]:
     """Train, and choose the epoch: of the highest validation accuracy the first with the smallest validation loss.
 
-    Returns:
-        What a record says of each epoch; the chosen state on the processor; the chosen epoch. Without epochs these are
-        the fitted state and 0.
+    Returns what a record says of each epoch, the chosen state on the processor, and the chosen epoch (0: as fitted).
     """
-    history, best, chosen, chosen_epoch = [], None, _copied(model), 0
+    history, best, chosen, chosen_epoch = [], (-1.0, 0.0), _copied(model), 0
     if not config.epochs:  # a model that ``fit`` determines has no parameters, and optimizers refuse that
         return history, chosen, chosen_epoch
     if not models.count_parameters(model):
@@ -194,7 +180,7 @@ def _epochs(
             | {"seconds": round(time.perf_counter() - started, 3)}
         )
         rank = (results["accuracy"], -results["loss"])
-        if best is None or rank > best:
+        if rank > best:
             best, chosen, chosen_epoch = rank, _copied(model), epoch
     return history, chosen, chosen_epoch
 
@@ -205,7 +191,7 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
 
 def _save(weights: Path, state: dict[str, Tensor], config: RunConfig, corpus: corpora.Corpus, options: Mapping) -> None:
     """Write a state with all that is needed to use it on other recordings, as JSON in the metadata."""
-    metadata = {
+    described = {
         "model": config.model,
         "options": options,
         "corpus": config.corpus,
@@ -213,5 +199,5 @@ def _save(weights: Path, state: dict[str, Tensor], config: RunConfig, corpus: co
         "sample_rate": corpus.sample_rate,
         "features": asdict(config.features),
     }
-    metadata = {name: json.dumps(value) for name, value in metadata.items()}
+    metadata = {name: json.dumps(value) for name, value in described.items()}
     paths.write_atomically(weights, lambda temporary: save_file(state, temporary, metadata))

@@ -27,17 +27,12 @@ def decide(scores: Tensor, threshold: float | None = None) -> Tensor:
 
 
 def evaluate(scores: Tensor, targets: Tensor, loss: nn.Module, threshold: float | None = None) -> dict[str, float]:
-    """Results on one part of a split.
+    """Results on one part of a split, from scores (clips, classes) and targets, indices or multi-hot (clips, classes).
 
-    Args:
-        scores: (clips, classes).
-        targets: class indices, or multi-hot (clips, classes).
-        loss: of the model.
-        threshold: score above which a class is present, with several labels per clip.
     Returns:
         loss; accuracy (WA of P1/P2); unweighted_accuracy (mean recall over the classes that occur). With several labels
-        per clip, a set of labels counts as one class in both, and weighted_accuracy is the mean over the labels of
-        (recall of presence + recall of absence) / 2.
+        per clip and a threshold (see ``decide``), a set of labels counts as one class in both, and weighted_accuracy is
+        the mean over the labels of (recall of presence + recall of absence) / 2.
     """
     predicted, true = _as_classes(decide(scores, threshold)), _as_classes(targets)
     recalls = [(predicted[true == k] == k).double().mean() for k in true.unique()]
@@ -58,31 +53,23 @@ def evaluate(scores: Tensor, targets: Tensor, loss: nn.Module, threshold: float 
 
 
 def prediction_details(corpus: corpora.Corpus, split: str, decided: Tensor, targets: Tensor) -> dict:
-    """What a record says of a test part beside its results.
+    """What a record says of the test part of a fold beside its results: what ``decide`` gave, and the targets.
 
-    Args:
-        corpus: with the units of its clips.
-        split: name of the fold.
-        decided: from ``decide``.
-        targets: of the test part.
     Returns:
         confusion, rows being true classes; units, correct and all test clips of each unit of resampling; predictions of
         the clips. With several labels per clip, rows and columns are the label_sets that occur or are predicted.
     """
-    table = corpus.table.loc[list(corpus.split(split).test)]
     predicted, true, sets = _as_classes(decided), _as_classes(targets), {}
     labels = list(range(len(corpus.classes)))
     if targets.dim() == 2:
         labels = sorted({*predicted.tolist(), *true.tolist()})
         names = ["+".join(n for k, n in enumerate(corpus.classes) if code >> k & 1) for code in labels]
         sets = {"label_sets": names}
-    correct, units = (predicted == true).numpy(), table["unit"]
+    table = corpus.table.loc[list(corpus.split(split).test)].assign(correct=(predicted == true).numpy())
+    units = table.groupby("unit")["correct"].agg(["sum", "size"])
     return sets | {
         "confusion": confusion_matrix(true, predicted, labels=labels).tolist(),
-        "units": {
-            str(unit): [int(correct[units.to_numpy() == unit].sum()), int((units == unit).sum())]
-            for unit in sorted(units.unique())
-        },
+        "units": dict(zip(units.index.astype(str), units.to_numpy().tolist(), strict=True)),
         "predictions": predicted.tolist(),
     }
 

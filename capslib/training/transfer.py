@@ -19,23 +19,14 @@ from capslib.training.loop import reproducibly
 
 @dataclass(frozen=True)
 class Transfer:
-    """A trained source, as ``train`` takes it.
+    """A trained source, as ``train`` takes it."""
 
-    Attributes:
-        vectors: the source's embedding of the clip in each row of the run's corpus, (rows, E).
-        results: of the source, for the record: its configuration, chosen epoch and results.
-    """
-
-    vectors: Tensor
-    results: dict
+    vectors: Tensor  # its embedding of the clip in each row of the run's corpus, (rows, E)
+    results: dict  # for the record: its configuration, chosen epoch and results
 
 
 def check_source(config: RunConfig) -> None:
-    """Whether a run can have its source.
-
-    Raises:
-        CapslibError: if the source has clips of the run's own corpus, other features or another sample rate.
-    """
+    """Raises CapslibError if the source has clips of the run's own corpus, other features or another sample rate."""
     source, corpus = config.source, corpora.load(config.corpus)
     origin = corpora.load(source.corpus)
     if not set(origin.table["sha256"]).isdisjoint(corpus.table["sha256"]):
@@ -49,26 +40,22 @@ def check_source(config: RunConfig) -> None:
         )
 
 
-def source_vectors(config: RunConfig, weights: Path, device: str | torch.device | None = None) -> Tensor:
-    """The trained source's embedding of every clip of the run's corpus.
+def source_vectors(config: RunConfig, weights: Path) -> Tensor:
+    """The embedding of every clip of a run's corpus by its source, trained to ``weights``.
 
-    Args:
-        config: of a run with a source.
-        weights: of the source.
-        device: default: a GPU if there is one.
     Returns:
         (rows, E) on the processor, zeros for clips without a frame.
     Raises:
         CapslibError: if the source does not fit (``check_source``), or its weights cannot be read.
     """
     check_source(config)
-    device = torch.device(device or default_device())
+    device = default_device()
     model = restore(config.source, weights).to(device)
     extracted = features.extract(corpora.load(config.corpus), config.features)
-    clips = [torch.from_numpy(np.array(extracted[row])) for row in range(len(extracted.lengths))]
-    usable = [row for row, clip in enumerate(clips) if len(clip)]
+    clips = {row: torch.from_numpy(np.array(extracted[row])) for row, n in enumerate(extracted.lengths) if n}
+    part = Part(list(clips.values()), torch.zeros(len(clips)))
     with reproducibly(config.source.seed):
-        embedded = map_clips(model.embed, Part([clips[row] for row in usable], torch.zeros(len(usable))), device)
-    vectors = torch.zeros(len(clips), embedded.shape[1])
-    vectors[usable] = embedded
+        embedded = map_clips(model.embed, part, device)
+    vectors = torch.zeros(len(extracted.lengths), embedded.shape[1])
+    vectors[list(clips)] = embedded
     return vectors

@@ -16,8 +16,9 @@ from tiny import SAMPLE_RATE, TONES, tone, write_folder
 from capslib import corpora, features, models, records
 from capslib.errors import CapslibError
 from capslib.features import FeatureConfig
-from capslib.training import SCHEDULES, Part, load_parts, loop, predict, reproducibly, restore, train
-from capslib.training.schedules import LossDecay
+from capslib.training import SCHEDULES, Part, load_parts, loop, predict, restore, train
+from capslib.training.loop import reproducibly
+from capslib.training.optimizers import LossDecay
 
 
 def same_tensors(file, other) -> bool:

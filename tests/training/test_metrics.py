@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capslib.training import MULTI_LABEL, decide, evaluate
+from capslib.training.metrics import MULTI_LABEL, decide, evaluate
 
 
 def test_unweighted_accuracy_is_over_the_classes_that_occur():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capslib.training.schedules import SCHEDULES, LossDecay
+from capslib.training.optimizers import SCHEDULES, LossDecay
 
 START = 1e-3
 
