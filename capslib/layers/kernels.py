@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,9 +42,8 @@ PROGRAMS = 256  # at least so many share an iteration where it can be split, and
 class Blocks:
     """Sizes of the kernels' tiles, fixed by the shapes alone so that the order of every sum is fixed too.
 
-    Chosen by the registers and spills that the compiler reports for capability 9.0, not by timings, and there is no
-    autotuning: it could choose another order of summing in another run. A tile of votes or of pooled inputs holds at
-    most 16384 numbers in eight warps.
+    Chosen by the registers and spills that the compiler reports for capability 9.0, and never by autotuning, which could
+    sum in another order in another run. A tile of votes or of pooled inputs is at most 16384 numbers in eight warps.
     """
 
     J: int  # output capsules, padded to a power of two
@@ -281,13 +279,10 @@ def routed(
     prior: Tensor | None = None,
     detach_iterations: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Dynamic routing by the kernels of this module, for ``route``, which checks the arguments.
+    """Dynamic routing by the kernels, for ``route``, which checks the arguments; they have any strides, and are float32.
 
-    Args: as for ``route``, of any strides and all float32 (float64 in Triton's interpreter only).
-    Returns:
-        Output capsules, (B, J, D), and the last coupling, (B, I, J), without a gradient.
-    Raises:
-        ValueError: if Triton is not installed or the sizes are beyond the kernels.
+    (Float64 in Triton's interpreter only.) Returns the output capsules, (B, J, D), and the last coupling, (B, I, J),
+    without a gradient. ValueError if Triton is not installed or the sizes are beyond the kernels.
     """
     (B, I, _), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
     refusal = "Triton is not installed" if triton is None else _refusal(u, weight)

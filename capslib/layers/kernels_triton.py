@@ -22,20 +22,24 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 @kernel
-def tile(pointer, rows, row_stride, row_mask, columns, column_stride, column_mask):
-    """pointer[rows, columns], zero where a mask is False."""
-    offsets = rows[:, None] * row_stride + columns[None, :] * column_stride
-    return tl.load(pointer + offsets, mask=row_mask[:, None] & column_mask[None, :], other=0.0)
+def row(x, b, j):
+    """Pointer to x[b, j]."""
+    return x[0] + b * x[1] + j * x[2]
+
+
+@kernel
+def tile(rows, row_mask, columns, column_mask):
+    """What stands at pointers ``rows`` plus ``columns``, zero where a mask is False."""
+    return tl.load(rows[:, None] + columns[None, :], mask=row_mask[:, None] & column_mask[None, :], other=0.0)
 
 
 @kernel
 def capsules(x, b, B, J, D, BJ, BD):
     """x[b] of x (B, J, D) for rows b, padded with zeros to (rows, BJ, BD)."""
-    pointer, x_b, x_j, x_d = x
+    b = b[:, None, None]
     j = tl.arange(0, BJ)[None, :, None]
     d = tl.arange(0, BD)[None, None, :]
-    b = b[:, None, None]
-    return tl.load(pointer + b * x_b + j * x_j + d * x_d, mask=(b < B) & (j < J) & (d < D), other=0.0)
+    return tl.load(row(x, b, j) + d * x[3], mask=(b < B) & (j < J) & (d < D), other=0.0)
 
 
 @kernel
@@ -47,8 +51,7 @@ def dot(x, y, total):
 def unmasked(mask, b, i, inside):
     """Where ``inside``, and the mask (B, I) is True."""
     if mask is not None:
-        pointer, mask_b, mask_i = mask
-        inside = inside & (tl.load(pointer + b * mask_b + i * mask_i, mask=inside, other=0) != 0)
+        inside = inside & (tl.load(row(mask, b, i), mask=inside, other=0) != 0)
     return inside
 
 
@@ -61,19 +64,16 @@ def couple(agreement, prior, coupling, coefficient, b, i, inside, valid, J, BJ):
     """
     j = tl.arange(0, BJ)
     if coupling is not None:
-        pointer, coupling_b, coupling_i, _ = coupling
-        c = tile(pointer, b * coupling_b + i * coupling_i, 1, valid, j, 1, j < J)
+        c = tile(row(coupling, b, i), valid, j, j < J)
         value = c * (agreement - tl.sum(c * agreement, 1)[:, None])
     else:
         if prior is not None:
-            pointer, prior_b, prior_i, prior_j = prior
-            agreement += tile(pointer, b * prior_b + i * prior_i, 1, valid, j, prior_j, j < J)
+            agreement += tile(row(prior, b, i), valid, j * prior[3], j < J)
         agreement = tl.where((j < J)[None, :], agreement, float("-inf"))
         value = tl.exp(agreement - tl.max(agreement, 1)[:, None])
         value = tl.where(valid[:, None], value / tl.sum(value, 1)[:, None], 0.0)
-    pointer, coefficient_b, coefficient_i, _ = coefficient
-    place = (b * coefficient_b + i * coefficient_i)[:, None] + j[None, :]
-    tl.store(pointer + place, value, mask=inside[:, None] & (j < J)[None, :])
+    place = row(coefficient, b, i)[:, None] + j[None, :]
+    tl.store(place, value, mask=inside[:, None] & (j < J)[None, :])
     return value
 
 
@@ -84,9 +84,8 @@ def vote_pass(
     BF: tl.constexpr, BJ: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One pass, unshared weights: partial[split, b, j] = sum over the split's i of coefficient * votes."""
-    u, u_b, u_i, u_f = u
     weight, w_i, w_j, w_f, w_d = weight
-    DTYPE: tl.constexpr = u.dtype.element_ty
+    DTYPE: tl.constexpr = u[0].dtype.element_ty
     split = tl.program_id(1)
     b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, BJ)[None, :, None]
@@ -106,8 +105,8 @@ def vote_pass(
         product = tl.zeros((ROWS, BJ * BD), DTYPE)
         for start in range(0, F, BF):
             f = start + tl.arange(0, BF)
-            x = tile(u + i * u_i, b, u_b, valid, f, u_f, f < F)
-            w = tile(weight + i * w_i, f, w_f, (f < F) & (i < I), j_flat * w_j + d_flat * w_d, 1, column)
+            x = tile(row(u, b, i), valid, f * u[3], f < F)
+            w = tile(weight + i * w_i + f * w_f, (f < F) & (i < I), j_flat * w_j + d_flat * w_d, column)
             product = dot(x, w, product)
         votes = tl.reshape(product, (ROWS, BJ, BD))
         if bias is not None:
@@ -131,17 +130,13 @@ def fold_pass(
 
     As ``vote_pass``, with votes . key replaced by u . (W key) + bias . key, which arrive as ``key`` and ``key0``.
     """
-    u, u_b, u_i, u_f = u
-    DTYPE: tl.constexpr = u.dtype.element_ty
+    DTYPE: tl.constexpr = u[0].dtype.element_ty
     b = tl.program_id(0)
     split = tl.program_id(1)
     j = tl.arange(0, BJ)
     f = tl.arange(0, BF)
-    if key is not None:
-        key, key_b, key_j, key_f = key
     if key0 is not None:
-        key0, key0_b, key0_j = key0
-        shift = tl.load(key0 + b * key0_b + j * key0_j, mask=j < J, other=0.0)
+        shift = tl.load(row(key0, b, j), mask=j < J, other=0.0)
     total = tl.zeros((BJ, BF), DTYPE)
     number = tl.zeros((BJ,), DTYPE)
     for step in range(0, STEPS):
@@ -151,12 +146,12 @@ def fold_pass(
         if key is not None:
             for start in range(0, F, CHUNK):  # the whole of F at once leaves no registers
                 g = start + tl.arange(0, CHUNK)
-                x = tile(u + b * u_b, i, u_i, valid, g, u_f, g < F)
-                agreement = dot(x, tile(key + b * key_b, g, key_f, g < F, j, key_j, j < J), agreement)
+                x = tile(row(u, b, i), valid, g * u[3], g < F)
+                agreement = dot(x, tile(row(key, b, 0) + g, g < F, j * key[2], j < J), agreement)
         if key0 is not None:
             agreement += shift[None, :]
         value = couple(agreement, prior, coupling, coefficient, b, i, i < I, valid, J, BJ)
-        total = dot(tl.trans(value), tile(u + b * u_b, i, u_i, valid, f, u_f, f < F), total)
+        total = dot(tl.trans(value), tile(row(u, b, i), valid, f * u[3], f < F), total)
         number += tl.sum(value, 0)
     slab = (split * B + b) * J + j
     tl.store(partial + slab[:, None] * F + f[None, :], total, mask=(j < J)[:, None] & (f < F)[None, :])
@@ -166,24 +161,22 @@ def fold_pass(
 @kernel
 def collect(partial, count, total, weight, bias, b, j, B, splits, F, J, D, SPLITS, BF, BD):
     """The sum over i of coefficient * votes at (b, j), (BD,), from the partial sums; shared: also ``total``."""
-    row = tl.arange(0, SPLITS)
+    split = tl.arange(0, SPLITS)
     d = tl.arange(0, BD)
-    slab = (row * B + b) * J + j
+    slab = (split * B + b) * J + j
     x = tl.zeros((BD,), partial.dtype.element_ty)
     if weight is None:
-        x += tl.sum(tile(partial, slab, D, row < splits, d, 1, d < D), 0)
+        x += tl.sum(tile(partial + slab * D, split < splits, d, d < D), 0)
     else:
         weight, w_j, w_f, w_d = weight
-        total, total_b, total_j, _ = total
         for start in range(0, F, BF):
             f = start + tl.arange(0, BF)
-            pooled = tl.sum(tile(partial, slab, F, row < splits, f, 1, f < F), 0)
-            tl.store(total + b * total_b + j * total_j + f, pooled, mask=f < F)
-            x += tl.sum(pooled[:, None] * tile(weight + j * w_j, f, w_f, f < F, d, w_d, d < D), 0)
+            pooled = tl.sum(tile(partial + slab * F, split < splits, f, f < F), 0)
+            tl.store(row(total, b, j) + f, pooled, mask=f < F)
+            x += tl.sum(pooled[:, None] * tile(weight + j * w_j + f * w_f, f < F, d * w_d, d < D), 0)
         if bias is not None:
-            bias, bias_b, bias_j, bias_d = bias
-            number = tl.sum(tl.load(count + slab, mask=row < splits, other=0.0), 0)
-            x += number * tl.load(bias + b * bias_b + j * bias_j + d * bias_d, mask=d < D, other=0.0)
+            number = tl.sum(tl.load(count + slab, mask=split < splits, other=0.0), 0)
+            x += number * tl.load(row(bias, b, j) + d * bias[3], mask=d < D, other=0.0)
     return x
 
 
@@ -192,16 +185,13 @@ def fold(y, weight, bias, folded, folded0, b, j, F, D, BF, BD):
     """Write W y and bias . y at (b, j): what inputs are compared with when the weight is shared."""
     d = tl.arange(0, BD)
     weight, w_j, w_f, w_d = weight
-    folded, folded_b, folded_j, _ = folded
     for start in range(0, F, BF):
         f = start + tl.arange(0, BF)
-        w = tile(weight + j * w_j, f, w_f, f < F, d, w_d, d < D)
-        tl.store(folded + b * folded_b + j * folded_j + f, tl.sum(w * y[None, :], 1), mask=f < F)
+        w = tile(weight + j * w_j + f * w_f, f < F, d * w_d, d < D)
+        tl.store(row(folded, b, j) + f, tl.sum(w * y[None, :], 1), mask=f < F)
     if bias is not None:
-        bias, bias_b, bias_j, bias_d = bias
-        folded0, folded0_b, folded0_j = folded0
-        shift = tl.load(bias + b * bias_b + j * bias_j + d * bias_d, mask=d < D, other=0.0)
-        tl.store(folded0 + b * folded0_b + j * folded0_j, tl.sum(shift * y, 0))
+        shift = tl.load(row(bias, b, j) + d * bias[3], mask=d < D, other=0.0)
+        tl.store(row(folded0, b, j), tl.sum(shift * y, 0))
 
 
 @kernel
@@ -225,10 +215,8 @@ def finish(
         tl.store(v + (b * J + j) * D + d, out, mask=d < D)
     else:
         if before is not None:
-            before, before_b, before_j, _ = before
-            out += tl.load(before + b * before_b + j * before_j + d, mask=d < D, other=0.0)
-        after, after_b, after_j, _ = after
-        tl.store(after + b * after_b + j * after_j + d, out, mask=d < D)
+            out += tl.load(row(before, b, j) + d, mask=d < D, other=0.0)
+        tl.store(row(after, b, j) + d, out, mask=d < D)
         if weight is not None:
             fold(out, weight, bias, folded, folded0, b, j, F, D, BF, BD)
 
@@ -248,8 +236,7 @@ def finish_backward(
     d = tl.arange(0, BD)
     place = (b * J + j) * D + d
     if grad is not None:
-        grad, grad_b, grad_j, grad_d = grad
-        dv = tl.load(grad + b * grad_b + j * grad_j + d * grad_d, mask=d < D, other=0.0)
+        dv = tl.load(row(grad, b, j) + d * grad[3], mask=d < D, other=0.0)
     else:
         dv = collect(partial, count, total, weight, bias, b, j, B, splits, F, J, D, SPLITS, BF, BD)
         if before is not None:
@@ -260,8 +247,7 @@ def finish_backward(
     scale = 1.0 / ((1.0 + square) * tl.sqrt(square + TINY))
     slope = scale * (1.0 / (1.0 + square) - 0.5 * square / (square + TINY))  # of square * scale, by square
     ds = square * scale * dv + 2.0 * slope * tl.sum(x * dv, 0) * x
-    key, key_b, key_j, _ = key
-    tl.store(key + b * key_b + j * key_j + d, ds, mask=d < D)
+    tl.store(row(key, b, j) + d, ds, mask=d < D)
     if weight is not None:
         fold(ds, weight, bias, folded, folded0, b, j, F, D, BF, BD)
 
@@ -273,11 +259,9 @@ def unshared_gradient(
     BF: tl.constexpr, BJ: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One input capsule, a part of F, some of the batch: dq in registers, du = dq W^T and dW = sum_b u dq."""
-    u, u_b, u_i, u_f = u
     weight, w_i, w_j, w_f, w_d = weight
-    coefficients, c_b, c_i, c_k, c_j = coefficients
     keys, key_b, key_k, key_j, key_d = keys
-    DTYPE: tl.constexpr = u.dtype.element_ty
+    DTYPE: tl.constexpr = u[0].dtype.element_ty
     i = tl.program_id(0)
     split = tl.program_id(2)
     f = tl.program_id(1) * BF + tl.arange(0, BF)
@@ -285,16 +269,16 @@ def unshared_gradient(
     j_flat = tl.arange(0, BJ * BD) // BD
     d_flat = tl.arange(0, BJ * BD) % BD
     column = (j_flat < J) & (d_flat < D)
-    w = tile(weight + i * w_i, j_flat * w_j + d_flat * w_d, 1, column, f, w_f, f < F)
+    w = tile(weight + i * w_i + j_flat * w_j + d_flat * w_d, column, f * w_f, f < F)
     total = tl.zeros((BF, BJ * BD), DTYPE)
     for step in range(0, STEPS):
         b = (split * STEPS + step) * ROWS + tl.arange(0, ROWS)
         dq = tl.zeros((ROWS, BJ, BD), DTYPE)
         for k in range(0, K):
-            c = tile(coefficients + i * c_i + k * c_k, b, c_b, b < B, j, c_j, j < J)
+            c = tile(row(coefficients, b, i) + k * J, b < B, j, j < J)
             dq += c[:, :, None] * capsules((keys + k * key_k, key_b, key_j, key_d), b, B, J, D, BJ, BD)
         dq = tl.reshape(dq, (ROWS, BJ * BD))
-        x = tile(u + i * u_i, f, u_f, f < F, b, u_b, unmasked(mask, b, i, b < B))
+        x = tl.trans(tile(row(u, b, i), unmasked(mask, b, i, b < B), f * u[3], f < F))
         du = dot(dq, w, tl.zeros((ROWS, BF), DTYPE))
         tl.store(grad_u + (b[:, None] * I + i) * F + f[None, :], du, mask=(b < B)[:, None] & (f < F)[None, :])
         total = dot(x, dq, total)
