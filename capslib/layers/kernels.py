@@ -42,7 +42,7 @@ PROGRAMS = 256  # at least so many share an iteration where it can be split, and
 class Blocks:
     """Sizes of the kernels' tiles, fixed by the shapes alone so that the order of every sum is fixed too.
 
-    Chosen by the registers and spills that the compiler reports for capability 9.0, and never by autotuning, which could
+    Chosen by the registers and spills that the compiler reports for capability 9.0, never by autotuning, which could
     sum in another order in another run. A tile of votes or of pooled inputs is at most 16384 numbers in eight warps.
     """
 
@@ -279,10 +279,11 @@ def routed(
     prior: Tensor | None = None,
     detach_iterations: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Dynamic routing by the kernels, for ``route``, which checks the arguments; they have any strides, and are float32.
+    """Dynamic routing by the kernels, for ``route``, which checks the arguments.
 
-    (Float64 in Triton's interpreter only.) Returns the output capsules, (B, J, D), and the last coupling, (B, I, J),
-    without a gradient. ValueError if Triton is not installed or the sizes are beyond the kernels.
+    Arguments are float32 (float64 in Triton's interpreter only) of any strides. Returns the output capsules, (B, J, D),
+    and the last coupling, (B, I, J), without a gradient. ValueError if Triton is not installed or sizes are beyond the
+    kernels.
     """
     (B, I, _), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
     refusal = "Triton is not installed" if triton is None else _refusal(u, weight)

@@ -59,10 +59,7 @@ class BiLSTM(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalization over the valid steps of a batch (P0 section 4 puts one before everything).
-
-    ``momentum``: of the running statistics.
-    """
+    """Batch normalization over the valid steps of a batch; ``momentum`` is that of the running statistics."""
 
     def __init__(self, num_features: int, momentum: float = 0.1) -> None:
         super().__init__()

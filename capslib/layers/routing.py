@@ -102,7 +102,7 @@ def route_reference(
     prior: Tensor | None = None,
     detach_iterations: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Procedure 1 by autograd with all votes formed, the reference: capsules (B, J, D) and the last coupling (B, I, J)."""
+    """Procedure 1 by autograd with all votes formed: (B, J, D) and the last coupling, (B, I, J), detached."""
     votes = form_votes(u, weight, bias)
     logits = votes.new_zeros(votes.shape[:3]) if prior is None else prior.expand(votes.shape[:3])
     for iteration in range(num_iterations):

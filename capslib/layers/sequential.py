@@ -85,7 +85,7 @@ class SequentialCapsules(nn.Module):
 
     Source: P1 section 2.2; P2 section IV-B, equations 3 to 8. All windows share all weights; those of a window's
     positions are unshared. The bias of a vote depends on the output capsule alone, which P2's parameter counts require
-    though its equation 3 writes b_ij. Steps past a clip's end have no capsules.
+    though its equation 3 writes b_ij. Steps past a clip's end have no capsules; zeros pad short clips to one window.
 
     Args:
         in_channels, in_bins: C and Q of the map.
@@ -144,10 +144,7 @@ class SequentialCapsules(nn.Module):
         self.clip_layer = CapsuleLayer(self.vector_features, out_capsules, out_features, **options)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, C, T, Q), zero past a length, and steps (B,) -> (B, out_capsules, out_features) of lengths in [0, 1).
-
-        A clip shorter than a window is padded to one.
-        """
+        """(B, C, T, Q), zero past a length, and steps (B,) -> (B, out_capsules, out_features) of lengths in [0, 1)."""
         v = self.window_vectors(x, lengths)
         return self.clip_layer(emotion_vector(v), self.covered(v, lengths))
 
