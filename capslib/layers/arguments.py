@@ -7,33 +7,14 @@ from torch import Tensor
 
 
 def check_sizes(least: int = 1, **sizes: int | None) -> None:
-    """Check that sizes and numbers of iterations are large enough; None is a size that is left open.
-
-    Raises:
-        ValueError: naming the first below ``least``.
-    """
+    """ValueError that names the first size or number of iterations below ``least``; None is a size left open."""
     for name, size in sizes.items():
         if size is not None and size < least:
             raise ValueError(f"{name}={size}: must be at least {least}")
 
 
-def check_positive(**values: float) -> None:
-    """Check that values are above zero.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value}: must be above 0")
-
-
 def check_shape(name: str, x: Tensor, *expected: tuple[int | str, ...]) -> None:
-    """Check that ``x`` has one of the expected shapes, in which a letter stands for any size.
-
-    Raises:
-        ValueError: naming ``x`` and what is expected.
-    """
+    """ValueError unless ``x`` has one of the expected shapes, in which a letter stands for any size."""
     for shape in expected:
         if len(shape) == x.dim() and all(isinstance(a, str) or a == b for a, b in zip(shape, x.shape, strict=True)):
             return
@@ -44,12 +25,9 @@ def check_shape(name: str, x: Tensor, *expected: tuple[int | str, ...]) -> None:
 def check_routing(
     u: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None, prior: Tensor | None, **sizes: int | None
 ) -> None:
-    """Check the arguments that every routing rule takes, see ``routing.route``.
+    """ValueError that names the first argument of a routing rule that does not fit, see ``routing.route``.
 
-    Args:
-        sizes: the ``in_capsules``, ``out_capsules`` or ``out_features`` that a rule was built for; None for any.
-    Raises:
-        ValueError: naming the first argument that does not fit.
+    ``sizes``: the ``in_capsules``, ``out_capsules`` or ``out_features`` that a rule was built for; None for any.
     """
     check_shape("weight", weight, ("J", "F", "D"), ("I", "J", "F", "D"))
     *unshared, J, F, D = weight.shape

@@ -49,8 +49,9 @@ class CapsuleLayer(nn.Module):
         routing: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"in_features": in_features, "out_capsules": out_capsules, "out_features": out_features}
-        check_sizes(**sizes, in_capsules=in_capsules)
+        check_sizes(
+            in_features=in_features, out_capsules=out_capsules, out_features=out_features, in_capsules=in_capsules
+        )
         if in_capsules is None:
             self.weight = nn.Parameter(torch.empty(out_capsules, in_features, out_features))
         else:
@@ -63,23 +64,21 @@ class CapsuleLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Glorot's uniform range for a matrix of in_features x out_features, times ``init_gain``."""
-        fan = self.weight.shape[-2] + self.weight.shape[-1]
-        limit = self.init_gain * (6.0 / fan) ** 0.5
+        limit = self.init_gain * (6.0 / sum(self.weight.shape[-2:])) ** 0.5
         nn.init.uniform_(self.weight, -limit, limit)
 
     def forward(
         self, u: Tensor, mask: Tensor | None = None, return_coupling: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """
+        """(B, I, in_features) -> (B, out_capsules, out_features), of lengths (``v.norm(dim=-1)``) in [0, 1).
+
         Args:
-            u: (B, I, in_features).
             mask: True at valid inputs, (B, I); a clip padded in a batch gives the same capsules as alone.
             return_coupling: also return the coupling of the inputs, (B, I, out_capsules).
-        Returns:
-            (B, out_capsules, out_features); a capsule's length (``v.norm(dim=-1)``) lies in [0, 1).
         """
-        options = {"bias": self.bias, "prior": self.prior, "return_coupling": return_coupling}
-        return self.routing(u, self.matrices, mask=mask, **options)
+        return self.routing(
+            u, self.matrices, mask=mask, bias=self.bias, prior=self.prior, return_coupling=return_coupling
+        )
 
     @property
     def matrices(self) -> Tensor:
@@ -88,5 +87,4 @@ class CapsuleLayer(nn.Module):
 
     def extra_repr(self) -> str:
         *unshared, J, F, D = self.matrices.shape
-        in_capsules = unshared[0] if unshared else None
-        return f"in_features={F}, out_capsules={J}, out_features={D}, in_capsules={in_capsules}"
+        return f"in_features={F}, out_capsules={J}, out_features={D}, in_capsules={unshared[0] if unshared else None}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capslib.layers.arguments import check_positive, check_sizes
+from capslib.layers.arguments import check_sizes
 from capslib.layers.votes import VoteRouting, form_votes
 
 
@@ -44,15 +44,13 @@ class EMRouting(VoteRouting):
     the outputs but changes no length. Shared weights then score how a clip varies along its steps, not where it lies.
     Unshared weights (``in_capsules``) score agreement among the inputs, as in the paper.
 
-    The votes are formed: memory grows with I * J * D.
+    The votes are formed: memory grows with I * J * D. Arguments out of range raise a ValueError.
 
     Args:
         out_capsules: J; each has its own beta_u and beta_a.
         num_iterations: routing iterations, at least 1 (default 3).
         inverse_temperature: lambda of the last iteration (default 1).
         variance_floor: in squared units of the votes (default 1e-4).
-    Raises:
-        ValueError: if a number is out of range; when called, if shapes do not fit.
     """
 
     def __init__(
@@ -65,7 +63,9 @@ class EMRouting(VoteRouting):
     ) -> None:
         super().__init__(out_capsules=out_capsules)
         check_sizes(num_iterations=num_iterations)
-        check_positive(inverse_temperature=inverse_temperature, variance_floor=variance_floor)
+        for name, value in (("inverse_temperature", inverse_temperature), ("variance_floor", variance_floor)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}: must be above 0")
         self.num_iterations = num_iterations
         self.inverse_temperature, self.variance_floor = inverse_temperature, variance_floor
         self.beta_u = nn.Parameter(torch.full((out_capsules,), math.log(10.0)))

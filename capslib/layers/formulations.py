@@ -8,51 +8,24 @@ Letters as in ``routing``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from capslib.layers.squash import squash, squash_backward
 
 
-class Formulation(Protocol):
-    """One way to sum the votes; all logits, couplings and their gradients are (B, J, I)."""
-
-    saves_coupling: bool  # for the backward; else it is computed again
-
-    @staticmethod
-    def samples_at_once(u: Tensor, weight: Tensor) -> int:
-        """How many samples to work on at a time."""
-
-    def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
-        """Sum of the coupled votes, (B, J, D), and the coupling, at least if ``save``.
-
-        V is (B, J, D), None in the first iteration.
-        """
-
-    def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
-        """Take ds, the gradient of that sum, and return that of V.
-
-        None if there is no V or the gradient does not go ``onward`` through the coupling, which is given where the
-        formulation saves it.
-        """
-
-    def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Of u (B, I, F), weight (added to ``dweight``), bias (B, J, D) and prior, after the last ``back``."""
-
-
-class Samples:
-    """Tensors of one call, or of some samples of it, and what all formulations do with them.
+class Formulation:
+    """One way to sum the votes of one call, or of some samples of it; logits, couplings and their gradients: (B, J, I).
 
     Args:
-        u: (B, I, F).
-        weight: (J, F, D) or (I, J, F, D).
-        bias: (B, J, D) or None.
-        prior: (B, J, I) or None.
+        u, weight: (B, I, F); (J, F, D) or (I, J, F, D).
+        bias, prior: (B, J, D); (B, J, I); or None.
         mask: (B, 1, I) of zeros and ones, or None.
     """
+
+    saves_coupling = False  # for the backward; else it is computed again
 
     def __init__(
         self, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None
@@ -61,6 +34,26 @@ class Samples:
         self.J = weight.shape[-3]
         self.terms: list[tuple[Tensor, Tensor]] = []  # the votes' gradient: factors (B, J, I) times vectors (B, J, D)
         self.dprior: Tensor | None = None
+
+    @staticmethod
+    def samples_at_once(u: Tensor, weight: Tensor) -> int:
+        """How many samples to work on at a time."""
+        return len(u)
+
+    def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
+        """Sum of the coupled votes, (B, J, D), and the coupling, at least if ``save``; without V in iteration 1."""
+        raise NotImplementedError
+
+    def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
+        """Take ds, the gradient of that sum, and the coupling if it was saved; return the gradient of V.
+
+        None if there is no V or the gradient does not go ``onward`` through the coupling.
+        """
+        raise NotImplementedError
+
+    def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Of u (B, I, F), weight (added to ``dweight``), bias (B, J, D) and prior, after the last ``back``."""
+        raise NotImplementedError
 
     def softmax(self, agreement: Tensor | None) -> Tensor:
         """Coupling from the votes' agreement, zero at masked inputs."""
@@ -87,21 +80,15 @@ class Samples:
         return sum(factor.sum(-1, keepdim=True) * vector for factor, vector in self.terms)
 
 
-class SharedFormulation(Samples):
+class SharedFormulation(Formulation):
     """Shared weight, (J, F, D): coupled inputs are summed before the product, votes are never formed."""
 
     saves_coupling = True  # it is a small part of u
 
-    @staticmethod
-    def samples_at_once(u: Tensor, weight: Tensor) -> int:
-        return len(u)
-
     def __init__(self, *tensors: Tensor | None) -> None:
         super().__init__(*tensors)
-        # The gradient of u: factors (B, J or 1, I) times vectors (B, J or 1, F). And u summed by the factors.
-        self.factors: list[Tensor] = []
-        self.pulled: list[Tensor] = []
-        self.pooled: list[Tensor] = []  # (B, J, F)
+        # Factors (B, J or 1, I) and vectors (B, J or 1, F) of the gradient of u; u summed by the factors, (B, J, F).
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def pull(self, x: Tensor) -> Tensor:
         """(B, J, D) -> (B, J, F)."""
@@ -129,40 +116,32 @@ class SharedFormulation(Samples):
         pulled = self.pull(ds)
         self.terms.append((coupling, ds))
         if V is None and self.prior is None:  # the first coupling is the same for all output capsules
-            self.factors.append(coupling[:, :1])
-            self.pulled.append(pulled.sum(1, keepdim=True))
-            self.pooled.append(torch.bmm(coupling[:, :1], self.u).expand(-1, self.J, -1))
+            alike = coupling[:, :1]
+            pooled = torch.bmm(alike, self.u).expand(-1, self.J, -1)
+            self.parts.append((alike, pulled.sum(1, keepdim=True), pooled))
             return None
-        self.factors.append(coupling)
-        self.pulled.append(pulled)
         if not onward:
-            self.pooled.append(torch.bmm(coupling, self.u))
+            self.parts.append((coupling, pulled, torch.bmm(coupling, self.u)))
             return None
         dlogits = self.softmax_backward(coupling, self.agreement(pulled, ds))
         pooled, dpooled = torch.bmm(torch.cat([coupling, dlogits], 1), self.u).split(self.J, 1)
-        self.pooled.append(pooled)
+        self.parts.append((coupling, pulled, pooled))
         if V is None:
             return None
         self.terms.append((dlogits, V))
-        self.factors.append(dlogits)
-        self.pulled.append(self.pull(V))
-        self.pooled.append(dpooled)
+        self.parts.append((dlogits, self.pull(V), dpooled))
         return self.push(dpooled, dlogits)
 
     def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        du = torch.bmm(torch.cat(self.factors, 1).transpose(1, 2), torch.cat(self.pulled, 1))
-        pooled = torch.cat(self.pooled).permute(1, 2, 0)  # (J, F, k * B)
+        factors, pulled, pooled = zip(*self.parts, strict=True)
+        du = torch.bmm(torch.cat(factors, 1).transpose(1, 2), torch.cat(pulled, 1))
+        pooled = torch.cat(pooled).permute(1, 2, 0)  # (J, F, k * B)
         step = torch.bmm(pooled, torch.cat([vector for _, vector in self.terms]).transpose(0, 1))
         return du, step if dweight is None else dweight + step, self.dbias(), self.dprior
 
 
-class VoteFormulation(Samples):
-    """Unshared weights, (I, J, F, D), read fastest where (I, J, D, F) lies contiguous.
-
-    Votes are formed, of so many samples at a time as a processor's cache holds.
-    """
-
-    saves_coupling = False
+class VoteFormulation(Formulation):
+    """Unshared weights, (I, J, F, D): votes are formed, of so many samples at a time as a processor's cache holds."""
 
     @staticmethod
     def samples_at_once(u: Tensor, weight: Tensor) -> int:
@@ -226,7 +205,7 @@ class Routing(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: FunctionCtx,
         formulation: type[Formulation],
         num_iterations: int,
         detach_iterations: bool,
@@ -251,28 +230,24 @@ class Routing(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, dv: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(dv.device.type, enabled=False):  # the caller of backward may be inside of one
-            return Routing._gradients(ctx, dv)
-
-    @staticmethod
-    def _gradients(ctx: torch.autograd.function.FunctionCtx, dv: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, dv: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         tensors, sums, saved = ctx.saved_tensors[:5], ctx.saved_tensors[5], ctx.saved_tensors[6:]
         outputs, dweight = [], None
         parts = _chunks(ctx.formulation, tensors)
         size = len(parts[0][0])
-        for some, s, dv_t in zip(parts, sums.split(size), dv.split(size), strict=True):
-            votes, v = ctx.formulation(*some), squash(s)  # s, v: (B, iterations, J, D)
-            last = s.shape[1] - 1
-            for t in range(last, -1, -1):
-                V = v[:, :t].sum(1) if t else None
-                ds = squash_backward(s[:, t], dv_t)
-                dV = votes.back(V, ds, not ctx.detach_iterations, saved[t] if saved else None)
-                if dV is None:
-                    break
-                dv_t = dV if t == last else dv_t + dV  # an earlier v is part of every later V
-            du, dweight, dbias, dprior = votes.gradients(dweight)
-            outputs.append((du, dbias, dprior))
+        with torch.autocast(dv.device.type, enabled=False):  # the caller of backward may be inside of one
+            for some, s, dv_t in zip(parts, sums.split(size), dv.split(size), strict=True):
+                votes, v = ctx.formulation(*some), squash(s)  # s, v: (B, iterations, J, D)
+                last = s.shape[1] - 1
+                for t in range(last, -1, -1):
+                    V = v[:, :t].sum(1) if t else None
+                    ds = squash_backward(s[:, t], dv_t)
+                    dV = votes.back(V, ds, not ctx.detach_iterations, saved[t] if saved else None)
+                    if dV is None:
+                        break
+                    dv_t = dV if t == last else dv_t + dV  # an earlier v is part of every later V
+                du, dweight, dbias, dprior = votes.gradients(dweight)
+                outputs.append((du, dbias, dprior))
         du, dbias, dprior = map(_joined, zip(*outputs, strict=True))
         return None, None, None, du, dweight, dbias, dprior, None
 

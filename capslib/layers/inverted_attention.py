@@ -32,9 +32,7 @@ class InvertedAttentionRouting(VoteRouting):
 
     Args:
         out_features: D, at least 2: LayerNorm maps a single component to zero.
-        num_iterations: routing iterations, at least 1 (default 3).
-    Raises:
-        ValueError: if a number is out of range; when called, if shapes do not fit.
+        num_iterations: routing iterations, at least 1 (default 3). ValueError if either is below its least.
     """
 
     def __init__(self, out_features: int, num_iterations: int = 3) -> None:

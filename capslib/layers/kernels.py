@@ -1,4 +1,3 @@
-# ruff: noqa: ANN001, ANN201 (arguments of kernels are Triton's pointers and numbers; only constants are annotated)
 """Dynamic routing on a CUDA device in Triton kernels that never write the votes to memory.
 
 Every iteration forms the votes of a tile in registers and sums what it needs of them; iterations share only the tiny
@@ -8,29 +7,31 @@ capsules V (B, J, D), the sum of the earlier outputs: the logits of an iteration
     unshared  (I, J, F, D): a program takes a tile of the batch and some inputs; votes = u W in registers.
     shared    (J, F, D): the keys V go through W first, so that logits = u (W V) and s = (sum of coupled u) W.
 
+The gradient is by hand. With a the logits, c their softmax and q the votes, iteration t leaves behind
+
+    ds^t = squash'(s^t) dv^t,       da^t = softmax'(c^t) (mask * q . ds^t),
+    dV^{t-1} = sum_i da^t q,        dv^{t-1} = sum_{t' >= t} dV^{t'-1}
+
+so the votes' gradient is a sum of products of a coefficient (B, I, K, J) and a key (B, K, J, D) that needs no votes:
+
+    dq_ij = sum_t c^t_ij ds^t_j + da^t_ij V^{t-1}_j,   K = 2n - 1 (V^0 is zero); K = 1 if the couplings are constants.
+
+Slot k = t - 1 holds the pair (c^t, ds^t), slot k = n + t - 2 the pair (da^t, V^{t-1}).
+
 Each program writes a partial sum, and the next kernel adds them in a fixed order: no atomics, so two runs give the same
-bits. Letters as in ``capslib.layers.routing``; K counts the (coefficient, key) pairs of the gradient, see
-``kernels_backward``. Sums are float32 (float64 for float64 inputs, which only the interpreter takes).
+bits. Letters as in ``capslib.layers.routing``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # a machine without Triton still imports this module, and ``usable`` says no
-    triton = None
-
-from capslib.layers import kernels_backward
-from capslib.layers.arguments import check_routing, check_sizes
-from capslib.layers.kernels_backward import collect, fold_pass, kernel, project, vote_pass
+from capslib.layers.kernels_triton import finish, finish_backward, fold_pass, triton, unshared_gradient, vote_pass
 
 LARGEST = 2**31 - 1  # offsets are 32-bit
 SHARED_MEMORY = 200_000  # bytes per block for the largest tile: compute capability 9.0 and 10.0 have them, 8.x not
@@ -41,9 +42,8 @@ PROGRAMS = 256  # at least so many share an iteration where it can be split, and
 class Blocks:
     """Sizes of the kernels' tiles, fixed by the shapes alone so that the order of every sum is fixed too.
 
-    Chosen by the registers and spills that the compiler reports for capability 9.0, not by timings, and there is no
-    autotuning: it could choose another order of summing in another run. A tile of votes or of pooled inputs holds at
-    most 16384 numbers in eight warps.
+    Chosen by the registers and spills that the compiler reports for capability 9.0, never by autotuning, which could
+    sum in another order in another run. A tile of votes or of pooled inputs is at most 16384 numbers in eight warps.
     """
 
     J: int  # output capsules, padded to a power of two
@@ -53,9 +53,6 @@ class Blocks:
     steps: int  # unshared: inputs per program; shared: tiles per program; a power of two, to compile few variants
     splits: int  # partial sums
     warps: int
-    gradient_F: int  # unshared: the part of F in one program of the last launch
-    gradient_steps: int  # unshared: tiles of 16 clips in one program of the last launch
-    gradient_splits: int  # unshared: partial sums of the weight's gradient
 
 
 def power(n: int) -> int:
@@ -63,247 +60,190 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def share(units: int, programs: int) -> int:
-    """Units of work per program: the largest power of two that leaves at least ``programs`` programs, or 1."""
-    return 1 << max(units // programs, 1).bit_length() - 1
-
-
 def blocks(B: int, I: int, F: int, J: int, D: int, shared: bool) -> Blocks:
     """Tile sizes for routing B x I x F -> J x D; see ``Blocks``. Tensor cores want 16 or more on every side."""
-    wide = max(power(D), 2)
-    tall = max(power(J), 16 if shared else 2)
+    wide, tall, inner = max(power(D), 2), max(power(J), 16 if shared else 2), max(power(F), 16)
     if shared:
-        inner = max(power(F), 16)
         rows = min(max(8192 // inner, 16), 32)
-        units, others = -(-I // rows), B
-        warps = 8 if tall * inner > 2048 else 4
+        units, others, size = -(-I // rows), B, tall * inner
     else:
-        tall = max(tall, 16 // wide)
-        inner = min(max(power(F), 16), 32)
+        tall, inner = max(tall, 16 // wide), min(inner, 32)
         rows = 32 if B > 16 and tall * wide <= 256 else 16
-        units, others = I, -(-B // rows)
-        warps = 8 if rows * tall * wide > 2048 else 4
-    steps = share(units * others, PROGRAMS)
-    part = min(max(power(F), 16), max(8192 // (tall * wide), 16), 64)
-    chunks = -(-B // 16)
-    gradient_steps = max(power(chunks) // max(power(2 * PROGRAMS // max(I, 1)), 1), 1)
-    return Blocks(
-        J=tall,
-        D=wide,
-        F=inner,
-        rows=rows,
-        steps=steps,
-        splits=-(-units // steps),
-        warps=warps,
-        gradient_F=part,
-        gradient_steps=gradient_steps,
-        gradient_splits=-(-chunks // gradient_steps),
-    )
+        units, others, size = I, -(-B // rows), rows * tall * wide
+    # Of those that leave at least PROGRAMS programs the largest power of two, or 1.
+    steps = 1 << max(units * others // PROGRAMS, 1).bit_length() - 1
+    return Blocks(tall, wide, inner, rows, steps, -(-units // steps), 8 if size > 2048 else 4)
 
 
-@kernel
-def finish(
-    partial, count, total, weight, bias, before, s, v, after, folded, folded0,
-    B, splits, total_b, w_j, w_f, w_d, bias_b, bias_j, bias_d, before_b, after_b, folded_b, folded0_b,
-    LAST: tl.constexpr, SHARED: tl.constexpr, SAVE: tl.constexpr, KEYED: tl.constexpr, BIASED: tl.constexpr,
-    F: tl.constexpr, J: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BF: tl.constexpr, BD: tl.constexpr,
-    ACC: tl.constexpr, TINY: tl.constexpr,
-):  # fmt: skip
-    """End an iteration at one (b, j): add the partial sums to s, squash it to v, and write the next keys."""
-    b = tl.program_id(0)
-    j = tl.program_id(1)
-    d = tl.arange(0, BD)
-    x = collect(
-        partial, count, total, weight, bias, b, j, B, splits, total_b, w_j, w_f, w_d, bias_b, bias_j, bias_d,
-        SHARED, SAVE, BIASED, F, J, D, SPLITS, BF, BD, ACC,
-    )  # fmt: skip
-    square = tl.sum(x * x, 0)
-    out = x * (square / ((1.0 + square) * tl.sqrt(square + TINY)))
-    if SAVE:
-        tl.store(s + (b * J + j) * D + d, x, mask=d < D)
-    if LAST:
-        tl.store(v + (b * J + j) * D + d, out, mask=d < D)
-    else:
-        if KEYED:
-            out += tl.load(before + b * before_b + j * D + d, mask=d < D, other=0.0)
-        tl.store(after + b * after_b + j * D + d, out, mask=d < D)
-        if SHARED:
-            project(
-                out, weight, bias, folded, folded0, b, j, w_j, w_f, w_d, bias_b, bias_j, bias_d, folded_b, folded0_b,
-                BIASED, F, J, D, BF, BD, ACC,
-            )  # fmt: skip
+def argument(x: Tensor | None) -> tuple[Tensor | int, ...] | None:
+    """A tensor as the kernels take it: with its strides."""
+    return None if x is None else (x, *x.stride())
 
 
-@dataclass
+def at(buffer: Tensor | None, slot: int | None) -> tuple[Tensor | int, ...] | None:
+    """The argument for ``buffer[:, slot]``."""
+    return None if buffer is None or slot is None else argument(buffer[:, slot])
+
+
 class Plan:
-    """The tensors of one call, inputs and what is saved for the gradient, and how the kernels are launched on them."""
+    """The tensors of one call, inputs and what is saved for the gradient, and how the kernels are launched on them.
 
-    u: Tensor  # (B, I, F)
-    weight: Tensor  # (J, F, D) or (I, J, F, D)
-    bias: Tensor | None  # (J, D) or (B, J, D)
-    prior: Tensor | None
-    mask: Tensor | None  # (B, I)
-    iterations: int
-    full: bool  # every iteration is saved, for a gradient through all of them; else only the last
-    saved: bool  # something is saved
-    buffers: tuple[Tensor, ...] = ()
+    Args:
+        u, weight, bias, prior: (B, I, F); (J, F, D) or (I, J, F, D); (B, J, D) or None; (B, I, J) or None.
+        mask: (B, I) or None.
+        iterations: n.
+        full: every iteration is saved, for a gradient through all of them; else only the last.
+        buffers: those that the forward filled; new ones by default.
+    """
 
-    def __post_init__(self) -> None:
-        u, weight = self.u, self.weight
-        self.shared = weight.dim() == 3
+    def __init__(
+        self, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None,
+        iterations: int, full: bool, buffers: Sequence[Tensor | None] = (),
+    ) -> None:  # fmt: skip
+        self.u, self.weight, self.bias, self.prior, self.mask = u, weight, bias, prior, mask
+        self.iterations, self.full, self.shared = iterations, full, weight.dim() == 3
         (B, I, F), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
         self.sizes = B, I, F, J, D
-        self.blocks = blocks(B, I, F, J, D, self.shared)
-        wide = {"dtype": torch.float64 if u.dtype == torch.float64 else torch.float32, "device": u.device}
-        K = 2 * self.iterations - 1 if self.full else 1
-        self.K = K
-        self.wide = wide
-        if not self.buffers:
-            slots = K if self.full else 3
-            none = torch.empty(0, **wide)
-            self.buffers = (
-                torch.empty(B, I, K, J, **wide),
-                torch.empty(B, slots, J, D, **wide),
-                torch.empty(self.iterations if self.full else 1, B, J, D, **wide),
-                torch.empty(B, slots, J, F, **wide) if self.shared else none,
-                torch.empty(B, slots, J, **wide) if self.shared else none,
-                torch.empty(B, K, J, F, **wide) if self.shared else none,
-            )
-        self.coefficients, self.keys, self.s, self.folded, self.folded0, self.total = self.buffers
-        self.partial = torch.empty(self.blocks.splits, B, J, F if self.shared else D, **wide)
-        self.count = torch.empty(self.blocks.splits, B, J, **wide)
-        self.weight_strides = weight.stride()
-        self.bias_strides = (0, 0, 0) if self.bias is None else ((0,) * (3 - self.bias.dim()) + self.bias.stride())
-        self.mask_strides = (0, 0) if self.mask is None else self.mask.stride()
-        self.prior_strides = (0, 0, 0) if self.prior is None else self.prior.expand(B, I, J).stride()
-        self.ACC = tl.float64 if wide["dtype"] == torch.float64 else tl.float32
-        self.PRECISION = {torch.float64: "ieee", torch.float32: "tf32x3"}.get(u.dtype, "tf32")
-        self.TINY = torch.finfo(wide["dtype"]).tiny ** 0.5  # as in ``squash``
+        self.blocks = size = blocks(*self.sizes, self.shared)
+        self.K = K = 2 * iterations - 1 if full else 1
+        if not buffers:
+            slots = K if full else 3
+            buffers = [
+                u.new_empty(B, I, K, J),
+                u.new_empty(B, slots, J, D),
+                u.new_empty(iterations if full else 1, B, J, D),
+                u.new_empty(B, slots, J, F) if self.shared else None,
+                u.new_empty(B, slots, J) if self.shared else None,
+                u.new_empty(B, K, J, F) if self.shared else None,
+            ]
+        self.buffers = buffers
+        self.coefficients, self.keys, self.s, self.folded, self.folded0, self.total = buffers
+        self.partial = u.new_empty(size.splits, B, J, F if self.shared else D)
+        self.count = u.new_empty(size.splits, B, J) if self.shared else None
+        splits = power(size.splits)
+        self.ends = {  # arguments of the kernels that end an iteration, forward or backward
+            "partial": self.partial, "count": self.count, "weight": argument(weight) if self.shared else None,
+            "bias": argument(bias), "B": B, "splits": size.splits, "F": F, "J": J, "D": D, "SPLITS": splits,
+            "BF": min(power(F), max(8192 // max(splits, size.D), 1)), "BD": size.D,
+            "TINY": torch.finfo(u.dtype).tiny ** 0.5,  # as in ``squash``
+        }  # fmt: skip
 
     def slot(self, t: int) -> int:
         """The slot of iteration t's coupling and of the gradient of its s."""
         return t - 1 if self.full else 0
 
-    def key_slot(self, t: int) -> int:
-        """The slot of the sum of the first t outputs.
+    def key_slot(self, t: int) -> int | None:
+        """The slot of the sum of the first t outputs, which no iteration needs at either end.
 
         Without a full gradient there are two in turn, so that none is read and written by one launch.
         """
+        if not 0 < t < self.iterations:
+            return None
         return self.iterations + t - 1 if self.full else 1 + t % 2
 
     def run(self, key: int | None, coefficient: Tensor, coupling: Tensor | None = None) -> None:
         """One pass over the inputs with the keys in slot ``key``; backward if a coupling (B, I, J) is given."""
-        B, I, F, J, D = self.sizes
-        size = self.blocks
-        spare = self.keys
-        flags = {
-            "BACKWARD": coupling is not None,
-            "KEYED": key is not None,
-            "BIASED": self.bias is not None,
-            "MASKED": self.mask is not None,
-            "PRIOR": self.prior is not None and coupling is None,
-        }
-        mask = spare if self.mask is None else self.mask
-        prior = spare if self.prior is None else self.prior
-        c = coefficient if coupling is None else coupling
-        keys = spare if key is None else self.keys[:, key]
-        rows = c.stride(1), coefficient.stride(1)
+        (B, I, F, J, D), size = self.sizes, self.blocks
+        u, weight, bias, mask = map(argument, (self.u, self.weight, self.bias, self.mask))
+        prior = argument(self.prior) if coupling is None else None
+        c, coefficient = argument(coupling), argument(coefficient)
         tiles = {"F": F, "J": J, "STEPS": size.steps, "ROWS": size.rows, "BF": size.F, "BJ": size.J}
-        numbers = {"ACC": self.ACC, "PRECISION": self.PRECISION, "num_warps": size.warps}
-        strides = (*self.mask_strides, *self.prior_strides)
         if self.shared:
-            folded, folded0 = (spare, spare) if key is None else (self.folded[:, key], self.folded0[:, key])
+            folded, folded0 = at(self.folded, key), None if bias is None else at(self.folded0, key)
             fold_pass[(B, size.splits)](
-                self.u, mask, prior, folded, folded0, c, coefficient, self.partial, self.count, B, I, *self.u.stride(),
-                *strides, folded.stride(0), folded0.stride(0), *rows,
-                CHUNK=min(size.F, 32), **flags, **tiles, **numbers,
+                u, mask, prior, folded, folded0, c, coefficient, self.partial, self.count, B, I,
+                CHUNK=min(size.F, 32), num_warps=size.warps, **tiles,
             )  # fmt: skip
-            return
-        half = self.u.is_cuda and self.u.dtype == self.weight.dtype and self.u.dtype != torch.float32
-        product = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[self.u.dtype] if half else self.ACC
-        bias = spare if self.bias is None else self.bias
-        vote_pass[(-(-B // size.rows), size.splits)](
-            self.u, self.weight, bias, mask, prior, keys, c, coefficient, self.partial, B, I, *self.u.stride(),
-            *self.weight_strides, *self.bias_strides, *strides, keys.stride(0), *rows, D=D, BD=size.D, MUL=product,
-            **flags, **tiles, **numbers,
-        )  # fmt: skip
+        else:
+            vote_pass[(-(-B // size.rows), size.splits)](
+                u, weight, bias, mask, prior, at(self.keys, key), c, coefficient, self.partial, B, I,
+                D=D, BD=size.D, num_warps=size.warps, **tiles,
+            )  # fmt: skip
 
-    def ends(self) -> dict[str, Any]:
-        """Sizes and flags of the kernels that end an iteration, forward or backward."""
-        _, _, F, J, D = self.sizes
-        splits = power(self.blocks.splits)
-        part = min(power(F), max(8192 // max(splits, self.blocks.D), 1))
-        return {
-            "SHARED": self.shared, "BIASED": self.bias is not None, "F": F, "J": J, "D": D, "SPLITS": splits,
-            "BF": part, "BD": self.blocks.D, "ACC": self.ACC, "TINY": self.TINY,
-        }  # fmt: skip
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """All iterations: v, (B, J, D), and the last coupling, (B, I, J)."""
+        B, _, _, J, D = self.sizes
+        v = self.u.new_empty(B, J, D)
+        for t in range(1, self.iterations + 1):
+            here, before, after = self.slot(t), self.key_slot(t - 1), self.key_slot(t)
+            self.run(before, self.coefficients[:, :, here])
+            finish[(B, J)](
+                total=at(self.total, here), before=at(self.keys, before), s=self.s[here], v=v,
+                after=at(self.keys, after), folded=at(self.folded, after), folded0=at(self.folded0, after), **self.ends,
+            )  # fmt: skip
+        return v, self.coefficients[:, :, self.slot(self.iterations)]
+
+    def backward(self, grad_v: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """Gradients of u, weight, bias and prior, those that are needed; fills the free slots of the buffers."""
+        B, I, F, J, D = self.sizes
+        n, K, c = self.iterations, self.K, self.coefficients
+        sums = [grad_v.new_empty(B, J, D) for _ in range(2)]  # dv of the later iterations, in turn
+        first = self.u.new_empty(B, I, J) if needed[3] and self.full else None
+        for t in range(n, 0 if self.full else n - 1, -1):
+            here = self.slot(t)
+            finish_backward[(B, J)](
+                total=at(self.total, n + t - 1 if t < n else None), grad=argument(grad_v) if t == n else None,
+                before=sums[t % 2] if t < n - 1 else None, s=self.s[here], after=sums[1 - t % 2],
+                key=at(self.keys, here), folded=at(self.folded, here), folded0=at(self.folded0, here), **self.ends,
+            )  # fmt: skip
+            if self.full and (t > 1 or first is not None):
+                self.run(here, c[:, :, n + t - 2] if t > 1 else first, coupling=c[:, :, here])
+        keys = self.keys[:, :K]
+        grads: list[Tensor | None] = [None] * 4
+        if self.shared:
+            if needed[0]:
+                grads[0] = c.view(B, I, K * J) @ self.folded[:, :K].reshape(B, K * J, F)
+            if needed[1]:
+                grads[1] = torch.einsum("bkjf,bkjd->jfd", self.total, keys)
+        elif needed[0] or needed[1]:
+            grads[:2] = self.unshared_gradients()
+        if needed[2]:
+            grads[2] = torch.einsum("bkj,bkjd->bjd", c.sum(1), keys)
+        if first is not None:
+            grads[3] = first + c[:, :, n:].sum(2)
+        return grads
+
+    def unshared_gradients(self) -> tuple[Tensor, Tensor]:
+        """Gradients of u and of unshared weights, in tiles of 16 clips."""
+        (B, I, F, J, D), size = self.sizes, self.blocks
+        part = min(max(power(F), 16), max(8192 // (size.J * size.D), 16), 64)  # of F, in one program
+        chunks = -(-B // 16)
+        steps = max(power(chunks) // max(power(2 * PROGRAMS // I), 1), 1)  # tiles in one program
+        splits = -(-chunks // steps)
+        grad_u, grad_weight = self.u.new_empty(B, I, F), self.u.new_empty(splits, I, J, F, D)
+        unshared_gradient[(I, -(-F // part), splits)](
+            *map(argument, (self.u, self.weight, self.mask, self.coefficients, self.keys)), grad_u, grad_weight, B, I,
+            K=self.K, F=F, J=J, D=D, STEPS=steps, ROWS=16, BF=part, BJ=size.J, BD=size.D,
+            num_warps=8 if part * size.J * size.D > 4096 else 4,
+        )  # fmt: skip
+        return grad_u, grad_weight.sum(0) if splits > 1 else grad_weight[0]
 
 
 class _Routed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None,
-        iterations: int, full: bool, saved: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        (B, I, _), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
-        v = u.new_empty(B, J, D)
-        if B == 0 or I == 0:
-            coupling = u.new_zeros(B, I, J)
-            v.zero_()
-            ctx.plan = None
-            ctx.save_for_backward(u, weight, bias, prior, mask)
-        else:
-            with torch.cuda.device_of(u):
-                plan = Plan(u, weight, bias, prior, mask, iterations, full, saved)
-                coupling = _forward(plan, v).to(u.dtype)
-            ctx.plan = iterations, full, saved
-            if saved:
-                ctx.save_for_backward(u, weight, bias, prior, mask, *plan.buffers)
+    def forward(ctx: FunctionCtx, iterations: int, full: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        with torch.cuda.device_of(tensors[0]):
+            plan = Plan(*tensors, iterations, full)
+            v, coupling = plan.forward()
+        ctx.options = iterations, full
+        ctx.save_for_backward(*tensors, *plan.buffers)
         ctx.mark_non_differentiable(coupling)
         return v, coupling
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_v: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, weight, bias, prior, mask, *buffers = ctx.saved_tensors
-        if ctx.plan is None:
-            grads = [None if x is None else torch.zeros_like(x) for x in (u, weight, bias, prior)]
-        else:
-            with torch.cuda.device_of(u), torch.autocast(u.device.type, enabled=False):
-                plan = Plan(u, weight, bias, prior, mask, *ctx.plan, buffers=tuple(buffers))
-                grads = kernels_backward.gradients(plan, grad_v, ctx.needs_input_grad[:4])
-        return (*grads, None, None, None, None)
-
-
-def _forward(plan: Plan, v: Tensor) -> Tensor:
-    """All iterations; fills ``v`` and returns the last coupling, (B, I, J)."""
-    B, _, _, J, _ = plan.sizes
-    spare = plan.keys
-    bias = spare if plan.bias is None else plan.bias
-    for t in range(1, plan.iterations + 1):
-        last, keyed = t == plan.iterations, t > 1
-        here, before = plan.slot(t), plan.key_slot(t - 1)
-        plan.run(before if keyed else None, plan.coefficients[:, :, here])
-        after = spare if last else plan.keys[:, plan.key_slot(t)]
-        earlier = plan.keys[:, before] if keyed else spare
-        folds = plan.shared and not last
-        folded = plan.folded[:, plan.key_slot(t)] if folds else spare
-        folded0 = plan.folded0[:, plan.key_slot(t)] if folds else spare
-        total = plan.total[:, here] if plan.shared else spare
-        finish[(B, J)](
-            plan.partial, plan.count, total, plan.weight, bias, earlier, plan.s[here], v, after, folded, folded0,
-            B, plan.blocks.splits, total.stride(0), *plan.weight_strides[-3:], *plan.bias_strides,
-            earlier.stride(0), after.stride(0), folded.stride(0), folded0.stride(0),
-            LAST=last, SAVE=plan.saved, KEYED=keyed, **plan.ends(),
-        )  # fmt: skip
-    return plan.coefficients[:, :, plan.slot(plan.iterations)]
+        tensors, buffers = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        with torch.cuda.device_of(grad_v), torch.autocast(grad_v.device.type, enabled=False):
+            grads = Plan(*tensors, *ctx.options, buffers).backward(grad_v, ctx.needs_input_grad[2:6])
+        return (None, None, *grads, None)
 
 
 def _refusal(u: Tensor, weight: Tensor) -> str | None:
     """Why the kernels cannot take these sizes, or None."""
     F, D, J = u.shape[-1], weight.shape[-1], weight.shape[-3]
-    if min(F, J, D) < 1:
-        return "F, J and D must be at least 1"
+    if min(*u.shape, *weight.shape) < 1:
+        return "the kernels take no empty tensors"
     if D > 64:
         return f"output capsules of {D} numbers, the kernels hold at most 64"
     if weight.dim() == 3 and (F > 512 or max(power(J), 16) * power(F) > 16384):
@@ -317,15 +257,13 @@ def _refusal(u: Tensor, weight: Tensor) -> str | None:
 
 
 def usable(u: Tensor, weight: Tensor) -> bool:
-    """True if ``routed`` can run here: Triton, a CUDA device with the shared memory, float types, sizes that fit."""
-    kinds = (torch.float16, torch.bfloat16, torch.float32)
+    """True if ``routed`` can run here: Triton, a CUDA device with the shared memory, float32, sizes that fit."""
     return (
         triton is not None
         and torch.version.hip is None
         and u.is_cuda
         and weight.device == u.device
-        and u.dtype in kinds
-        and weight.dtype in kinds
+        and u.dtype == weight.dtype == torch.float32
         and torch.cuda.get_device_properties(u.device).shared_memory_per_block_optin >= SHARED_MEMORY
         and _refusal(u, weight) is None
     )
@@ -341,31 +279,20 @@ def routed(
     prior: Tensor | None = None,
     detach_iterations: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Dynamic routing as ``capslib.layers.routing.route`` computes it, by the kernels of this module.
+    """Dynamic routing by the kernels, for ``route``, which checks the arguments.
 
-    Args:
-        u: input capsules, (B, I, F), any strides; float32, float16 or bfloat16 (float64 in the interpreter only).
-        weight: (J, F, D) or (I, J, F, D), any strides; may differ from ``u`` in dtype, as under autocast.
-        num_iterations: routing iterations, at least 1 (default 3).
-        bias: added to every vote, (J, D) or (B, J, D).
-        mask: True at valid input capsules, (B, I); what stands at others is not read.
-        prior: initial logits, broadcastable to (B, I, J).
-        detach_iterations: take the last coupling as a constant in the gradient (default no: through every iteration).
-    Returns:
-        Output capsules (B, J, D) and the last coupling (B, I, J), without a gradient, both of ``u``'s dtype.
-    Raises:
-        ValueError: if Triton is not installed, if the sizes are beyond the kernels or if shapes do not fit.
+    Arguments are float32 (float64 in Triton's interpreter only) of any strides. Returns the output capsules, (B, J, D),
+    and the last coupling, (B, I, J), without a gradient. ValueError if Triton is not installed or sizes are beyond the
+    kernels.
     """
-    if triton is None:
-        raise ValueError("Triton is not installed: use route, which falls back to torch")
-    check_sizes(num_iterations=num_iterations)
-    check_routing(u, weight, mask, bias, prior)
-    refusal = _refusal(u, weight)
-    couplings = u.shape[0] * u.shape[1] * weight.shape[-3]
-    if refusal is None and couplings * (2 * num_iterations - 1) > LARGEST:
+    (B, I, _), (J, D) = u.shape, (weight.shape[-3], weight.shape[-1])
+    refusal = "Triton is not installed" if triton is None else _refusal(u, weight)
+    if refusal is None and B * I * J * (2 * num_iterations - 1) > LARGEST:
         refusal = "couplings of all iterations span more than 2**31 numbers"
     if refusal is not None:
         raise ValueError(f"{refusal}: use route, which falls back to torch")
-    inputs = [x for x in (u, weight, bias, prior) if x is not None]
-    saved = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    return _Routed.apply(u, weight, bias, prior, mask, num_iterations, saved and not detach_iterations, saved)
+    bias = None if bias is None else bias.expand(B, J, D)
+    prior = None if prior is None else prior.expand(B, I, J)
+    full = not detach_iterations and torch.is_grad_enabled()
+    full = full and any(x is not None and x.requires_grad for x in (u, weight, bias, prior))
+    return _Routed.apply(num_iterations, full, u, weight, bias, prior, mask)

@@ -19,13 +19,7 @@ class MarginLoss(nn.Module):
         self.down_weighting = down_weighting
 
     def forward(self, lengths: Tensor, targets: Tensor) -> Tensor:
-        """
-        Args:
-            lengths: of the class capsules, (B, J).
-            targets: class indices (B,), or multi-hot (B, J).
-        Returns:
-            Scalar: mean over the batch of the sum over classes.
-        """
+        """Mean over the batch of the sum over classes: lengths (B, J), class indices (B,) or multi-hot (B, J) -> ()."""
         if targets.dim() == 1:
             targets = nn.functional.one_hot(targets, lengths.shape[-1])
         present = targets.to(lengths.dtype)

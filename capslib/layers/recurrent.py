@@ -20,9 +20,7 @@ class BiLSTM(nn.Module):
     The backward direction reads each sequence reversed within its own length. Against packed sequences the results are
     the same and a training step on a processor is up to fifteen times faster, because the fused kernel can be used.
 
-    Args:
-        in_features: of each step.
-        hidden_features: of each direction; a step's output has twice as many.
+    ``hidden_features``: of each direction; a step's output, ``out_features``, has twice as many.
     """
 
     def __init__(self, in_features: int, hidden_features: int) -> None:
@@ -35,8 +33,7 @@ class BiLSTM(nn.Module):
     def reset_parameters(self) -> None:
         """Glorot's input matrices, orthogonal recurrent ones gate by gate, biases zero but one at the forget gates.
 
-        PyTorch's own default forgets half of the state at every step, so that the last state of a long clip depends on
-        its last few frames only.
+        With PyTorch's default, which forgets half at every step, the last state depends on the last few frames only.
         """
         for lstm in (self.ahead, self.back):
             nn.init.xavier_uniform_(lstm.weight_ih_l0)
@@ -54,29 +51,19 @@ class BiLSTM(nn.Module):
 
     @staticmethod
     def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
-        """One direction; in the weights' type on a processor without bfloat16, where torch's LSTM fails under autocast."""
-        native = x.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if native or not torch.is_autocast_enabled("cpu"):
-            return lstm(x)[0]
-        with torch.autocast("cpu", enabled=False):
-            return lstm(x.to(lstm.weight_ih_l0.dtype))[0]
+        """One direction; where torch's LSTM fails under autocast, on processors without bfloat16, in its own type."""
+        if x.is_cpu and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            with torch.autocast("cpu", enabled=False):
+                return lstm(x.to(lstm.weight_ih_l0.dtype))[0]
+        return lstm(x)[0]
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalization over the valid steps of a batch (P0 section 4 puts one before everything).
+    """Batch normalization over the valid steps of a batch; ``momentum`` is that of the running statistics."""
 
-    Args:
-        num_features: F.
-        momentum: of the running statistics (default 0.1).
-        eps: added to the variance.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, num_features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -95,19 +82,12 @@ class MaskedBatchNorm(nn.Module):
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         else:
             mean, var = self.running_mean, self.running_var
-        scale = self.weight * (var + self.eps).rsqrt()
+        scale = self.weight * (var + 1e-5).rsqrt()
         return ((x - mean) * scale + self.bias) * valid
 
 
 class Standardize(nn.Module):
-    """Zero mean and unit variance with statistics of the training part, which are buffers of the model.
-
-    Args:
-        num_features: F.
-    """
-
-    mean: Tensor
-    scale: Tensor
+    """Zero mean and unit variance of each of F features; statistics of the training part, buffers of the model."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

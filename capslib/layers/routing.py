@@ -5,20 +5,18 @@ Letters, here and in every capsule layer: B batch, I input capsules, F their siz
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from capslib.layers import kernels, native
 from capslib.layers.arguments import check_routing, check_sizes
-from capslib.layers.formulations import Formulation, Routing, SharedFormulation, VoteFormulation
+from capslib.layers.formulations import Routing, SharedFormulation, VoteFormulation
 from capslib.layers.squash import squash
 from capslib.layers.votes import form_votes
 
-FORMULATIONS: dict[str, type[Formulation]] = {
-    "shared": SharedFormulation,
-    "votes": VoteFormulation,
-    "native": native.NativeFormulation,
-}
+FORMULATIONS = {"shared": SharedFormulation, "votes": VoteFormulation, "native": native.NativeFormulation}
 
 
 def choose(u: Tensor, weight: Tensor) -> str:
@@ -80,10 +78,9 @@ def route(
     prior = None if prior is None else prior.to(dtype).expand(B, I, J)
     name = formulation or choose(u, weight)
     with torch.autocast(u.device.type, enabled=False):
-        if name == "reference":
-            v, coupling = route_reference(u, weight, num_iterations, bias, mask, prior, detach_iterations)
-        elif name == "triton":
-            v, coupling = kernels.routed(u, weight, num_iterations, bias, mask, prior, detach_iterations)
+        if name in ("reference", "triton"):
+            rule = route_reference if name == "reference" else kernels.routed
+            v, coupling = rule(u, weight, num_iterations, bias, mask, prior, detach_iterations)
         elif name in FORMULATIONS and (name == "shared") == (weight.dim() == 3):
             prior = None if prior is None else prior.transpose(1, 2)  # (B, J, I)
             valid = None if mask is None else mask.unsqueeze(1).to(dtype)  # (B, 1, I)
@@ -91,9 +88,8 @@ def route(
             v, coupling = Routing.apply(FORMULATIONS[name], num_iterations, detach_iterations, *tensors)
             coupling = coupling.transpose(1, 2)  # (B, I, J)
         else:
-            raise ValueError(
-                f"formulation={name!r} is not for a weight {tuple(weight.shape)}: see routing.FORMULATIONS"
-            )
+            shape = tuple(weight.shape)
+            raise ValueError(f"formulation={name!r} is not for a weight {shape}: see routing.FORMULATIONS")
     return (v, coupling) if return_coupling else v
 
 
@@ -106,12 +102,7 @@ def route_reference(
     prior: Tensor | None = None,
     detach_iterations: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Procedure 1 with all votes formed, by autograd: the reference for every formulation.
-
-    Args: as for ``route``.
-    Returns:
-        Output capsules, (B, J, D), and the coupling of the last iteration, (B, I, J), detached.
-    """
+    """Procedure 1 by autograd with all votes formed: (B, J, D) and the last coupling, (B, I, J), detached."""
     votes = form_votes(u, weight, bias)
     logits = votes.new_zeros(votes.shape[:3]) if prior is None else prior.expand(votes.shape[:3])
     for iteration in range(num_iterations):
@@ -132,8 +123,6 @@ class DynamicRouting(nn.Module):
     Args:
         num_iterations: routing iterations (default 3); 1 couples uniformly and is the control without routing.
         detach_iterations: take the last coupling as a constant in the backward (default no).
-    Raises:
-        ValueError: if ``num_iterations`` is below 1; when called, as ``route``.
     """
 
     def __init__(self, num_iterations: int = 3, detach_iterations: bool = False) -> None:
@@ -141,19 +130,9 @@ class DynamicRouting(nn.Module):
         check_sizes(num_iterations=num_iterations)
         self.num_iterations, self.detach_iterations = num_iterations, detach_iterations
 
-    def forward(
-        self,
-        u: Tensor,
-        weight: Tensor,
-        *,
-        mask: Tensor | None = None,
-        bias: Tensor | None = None,
-        prior: Tensor | None = None,
-        return_coupling: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, I, F), (J, F, D) or (I, J, F, D) -> (B, J, D): see ``route``."""
-        options = {"detach_iterations": self.detach_iterations, "return_coupling": return_coupling}
-        return route(u, weight, self.num_iterations, mask=mask, bias=bias, prior=prior, **options)
+    def forward(self, u: Tensor, weight: Tensor, **options: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """As ``route``, with its ``mask``, ``bias``, ``prior`` and ``return_coupling``."""
+        return route(u, weight, self.num_iterations, detach_iterations=self.detach_iterations, **options)
 
     def extra_repr(self) -> str:
         return f"num_iterations={self.num_iterations}" + ", detach_iterations=True" * self.detach_iterations

@@ -8,16 +8,13 @@ from torch import Tensor, nn
 from capslib.layers.votes import VoteRouting, Votes
 
 
-def exponential_squash(s: Tensor, dim: int = -1) -> Tensor:
+def exponential_squash(s: Tensor) -> Tensor:
     """Shrink vectors to length 1 - exp(-length) and keep their direction (Mazzia et al. 2021, its squash).
 
-    Steeper than ``squash`` near zero, where its gradient is the identity. Zero vectors stay zero.
-
-    Args:
-        s: (..., D), float32 or wider.
-        dim: the axis of the vector's components.
+    Steeper than ``squash`` near zero, where its gradient is the identity. Zero vectors stay zero. (..., D) -> (..., D),
+    float32 or wider.
     """
-    length = ((s * s).sum(dim, keepdim=True) + torch.finfo(s.dtype).tiny).sqrt()
+    length = ((s * s).sum(-1, keepdim=True) + torch.finfo(s.dtype).tiny).sqrt()
     return s * (-torch.expm1(-length) / length)
 
 
@@ -46,13 +43,10 @@ class SelfAttentionRouting(VoteRouting):
     falls with a power of |s| and not exponentially.
 
     Args:
-        out_capsules: J.
-        out_features: D.
+        out_capsules, out_features: J and D.
         in_capsules: I for a ``log_prior`` (I, J), if all clips have as many inputs; None (default) for any number.
     Returns:
         When called, see ``VoteRouting``; the coupling is C without B.
-    Raises:
-        ValueError: if a size is below 1; when called, if shapes do not fit.
     """
 
     def __init__(self, out_capsules: int, out_features: int, *, in_capsules: int | None = None) -> None:

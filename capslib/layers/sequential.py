@@ -27,12 +27,8 @@ def count_windows(lengths: Tensor, window: int, shift: int) -> Tensor:
 def slide(x: Tensor, lengths: Tensor, window: int, shift: int) -> tuple[Tensor, Tensor]:
     """Cut sequences into windows up to the last step, overlapping where ``shift`` < ``window``; zeros pad the last.
 
-    Args:
-        x: (B, T, ...), zero past a length.
-        lengths: (B,).
-        window, shift: in steps.
-    Returns:
-        Windows (B, N, window, ...), and True where their steps lie within the sequence, (B, N, window).
+    Sequences (B, T, ...), zero past their lengths (B,) -> windows (B, N, window, ...), and True where their steps lie
+    within the sequence, (B, N, window).
     """
     T = x.shape[1]
     N = 1 + max(0, -(-(T - max(window, shift)) // shift))
@@ -89,7 +85,7 @@ class SequentialCapsules(nn.Module):
 
     Source: P1 section 2.2; P2 section IV-B, equations 3 to 8. All windows share all weights; those of a window's
     positions are unshared. The bias of a vote depends on the output capsule alone, which P2's parameter counts require
-    though its equation 3 writes b_ij. Steps past a clip's end have no capsules.
+    though its equation 3 writes b_ij. Steps past a clip's end have no capsules; zeros pad short clips to one window.
 
     Args:
         in_channels, in_bins: C and Q of the map.
@@ -135,8 +131,10 @@ class SequentialCapsules(nn.Module):
         check_sizes(window=window, shift=shift, pool=pool, in_bins=in_bins)
         self.window, self.shift, self.in_channels, self.in_bins = window, shift, in_channels, in_bins
         self.pool = pool if pool_before else 1
-        primary = {"kernel_size": kernel_size, "pool": 1 if pool_before else pool, "squashed": squashed}
-        self.primary = PrimaryCapsules(in_channels, num_convolutions, primary_features, **primary)
+        pool_after = 1 if pool_before else pool
+        self.primary = PrimaryCapsules(
+            in_channels, num_convolutions, primary_features, kernel_size=kernel_size, pool=pool_after, squashed=squashed
+        )
         options = {"num_iterations": num_iterations, "init_gain": init_gain, "bias": True}
         in_capsules = window * -(-in_bins // pool) * num_convolutions
         self.window_layer = CapsuleLayer(
@@ -146,13 +144,7 @@ class SequentialCapsules(nn.Module):
         self.clip_layer = CapsuleLayer(self.vector_features, out_capsules, out_features, **options)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """
-        Args:
-            x: (B, C, T, Q), zero past a length; a clip shorter than a window is padded to one.
-            lengths: steps of each clip, (B,).
-        Returns:
-            Capsules of the clips, (B, out_capsules, out_features), with lengths in [0, 1).
-        """
+        """(B, C, T, Q), zero past a length, and steps (B,) -> (B, out_capsules, out_features) of lengths in [0, 1)."""
         v = self.window_vectors(x, lengths)
         return self.clip_layer(emotion_vector(v), self.covered(v, lengths))
 
@@ -181,8 +173,7 @@ class RecurrentCapsules(SequentialCapsules):
 
     Source: P1 section 2.3; P2 section IV-C, equations 9 and 10. All primary capsules share one matrix W^o, as P2's
     parameter counts require, and W^o o is added to each vote before coupling; o is zero before the first window.
-
-    Args: those of ``SequentialCapsules``.
+    Arguments are those of ``SequentialCapsules``.
     """
 
     def __init__(self, in_channels: int, in_bins: int, **options: object) -> None:

@@ -9,13 +9,11 @@ from torch import Tensor
 def squash(s: Tensor, dim: int = -1) -> Tensor:
     """Shrink vectors to lengths below one and keep their direction (Sabour et al. 2017, equation 1).
 
-    Zero vectors stay zero, with a finite gradient. Half precision is squashed in float32.
+    Zero vectors stay zero, with a finite gradient. Half precision is squashed in float32 and returned as it came.
 
     Args:
         s: (..., D).
-        dim: the axis of the vector's components.
-    Returns:
-        Same shape and dtype as ``s``.
+        dim: the axis of the vector's components (default the last).
     """
     wide = s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
     squared = (wide * wide).sum(dim, keepdim=True)

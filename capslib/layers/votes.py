@@ -20,12 +20,7 @@ def form_votes(u: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Votes:
     """Sums and dot products of the votes, which are not formed where the inputs share the weight.
 
-    Memory then grows with I * F and not with I * J * D.
-
-    Args:
-        u: (B, I, F).
-        weight: shared (J, F, D), or unshared (I, J, F, D).
-        bias: added to every vote, (B, J, D), or None.
+    Memory then grows with I * F and not with I * J * D. ``bias``: (B, J, D), or None.
     """
 
     def __init__(self, u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -56,10 +51,8 @@ class Votes:
 class VoteRouting(nn.Module):
     """Base of the rules beside dynamic routing; a rule defines ``route_votes``.
 
-    Args:
-        sizes: ``in_capsules``, ``out_capsules`` and ``out_features`` of the layer the rule is for; None for any.
-    Raises:
-        ValueError: if a size is below 1; when called, if shapes do not fit each other or these sizes.
+    ``sizes``: ``in_capsules``, ``out_capsules`` and ``out_features`` of the layer the rule is for; None for any. A
+    ValueError if one is below 1; when called, if shapes do not fit each other or these sizes.
     """
 
     def __init__(self, **sizes: int | None) -> None:
@@ -103,12 +96,8 @@ class VoteRouting(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Output capsules, (B, J, D), and their coupling, (B, I, J), zero at masked inputs.
 
-        Args:
-            u: (B, I, F), zero at masked inputs, of the dtype to compute in like all others.
-            weight: (J, F, D) or (I, J, F, D).
-            valid: the mask as ones and zeros, (B, I, 1).
-            bias: (B, J, D) or None.
-            prior: broadcastable to (B, I, J).
+        All arguments are of the dtype to compute in; ``u`` is zero at masked inputs, ``valid`` the mask as ones and
+        zeros, (B, I, 1), ``bias`` (B, J, D) or None, ``prior`` broadcastable to (B, I, J).
         """
         raise NotImplementedError
 

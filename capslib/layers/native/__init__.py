@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from capslib.layers.formulations import Formulation
+
 _LANES = {torch.float32: 16, torch.float64: 8}
 _SPLITS = 16  # of the sums over input capsules, at most; the number of threads changes no result
 _PAGE = 2**12
@@ -27,17 +29,13 @@ _LARGEST = 16  # input capsules longer than this are multiplied by torch's matri
 
 def available() -> bool:
     """Whether there are a C++ compiler and ninja to compile with."""
-    return (
-        shutil.which("ninja", path=_search_path()) is not None
-        and shutil.which(os.environ.get("CXX", "c++")) is not None
-    )
+    return None not in (shutil.which("ninja", path=_search_path()), shutil.which(os.environ.get("CXX", "c++")))
 
 
 def _processor() -> str:
-    """Eight digits for the instructions that ``-march=native`` means here."""
-    compiler = os.environ.get("CXX", "c++")
-    asked = subprocess.run([compiler, "-march=native", "-Q", "--help=target"], capture_output=True, check=False)
-    return hashlib.sha256(asked.stdout).hexdigest()[:8]
+    """Eight digits for the instructions that ``-march=native`` means on this machine."""
+    command = [os.environ.get("CXX", "c++"), "-march=native", "-Q", "--help=target"]
+    return hashlib.sha256(subprocess.run(command, capture_output=True, check=False).stdout).hexdigest()[:8]
 
 
 def _search_path() -> str:
@@ -47,13 +45,10 @@ def _search_path() -> str:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The compiled routing; the first call on a kind of processor compiles, for some seconds.
+    """The compiled routing; the first call on a kind of processor compiles, for some seconds; RuntimeError if it fails.
 
     Should a process be killed while it compiles, others wait for the lock that it left in torch's extensions folder:
     delete the folder ``capslib_routing_*`` there.
-
-    Raises:
-        RuntimeError: if there is no GCC or no ninja, or the compiler fails.
     """
     from torch.utils import cpp_extension
 
@@ -95,10 +90,8 @@ def _pointer(x: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
-class NativeFormulation:
+class NativeFormulation(Formulation):
     """As ``formulations.VoteFormulation``. Samples come last and are padded to whole registers: Bp; X is J * D."""
-
-    saves_coupling = False
 
     @staticmethod
     def samples_at_once(u: Tensor, weight: Tensor) -> int:
@@ -110,16 +103,14 @@ class NativeFormulation:
     def __init__(
         self, u: Tensor, weight: Tensor, bias: Tensor | None, prior: Tensor | None, mask: Tensor | None
     ) -> None:
-        strangers = [
-            x for x in (u, weight, bias, prior, mask) if x is not None and (x.device, x.dtype) != (u.device, u.dtype)
-        ]
-        if u.device.type != "cpu" or u.dtype not in _LANES or strangers:
+        kinds = {(x.device.type, x.dtype) for x in (u, weight, bias, prior, mask) if x is not None}
+        if kinds not in [{("cpu", dtype)} for dtype in _LANES]:
             raise ValueError("native routing takes float32 or float64 tensors on the processor, all of one kind")
         (self.B, I, F), (_, J, _, D) = u.shape, weight.shape
         self.lanes = _LANES[u.dtype]
         self.Bp = -(-self.B // self.lanes) * self.lanes
         self.I, self.J, self.F, self.D = I, J, F, D
-        self.splits = max(1, min(_SPLITS, I))
+        self.splits = min(_SPLITS, max(I, 1))
         self.matrices = weight.transpose(2, 3).reshape(I, J * D, F).contiguous()
         on_the_fly = F <= _LARGEST
         self.u = self._samples_last(u.permute(1, 2, 0), contiguous=on_the_fly)  # (I, F, Bp)
@@ -151,13 +142,11 @@ class NativeFormulation:
 
     def _call(self, name: str, *arguments: object) -> None:
         kind = "float" if self.u.dtype == torch.float32 else "double"
-        sizes = (self.I, self.F, self.J, self.D, self.Bp, self.splits, torch.get_num_threads())
+        sizes = self.I, self.F, self.J, self.D, self.Bp, self.splits, torch.get_num_threads()
         getattr(load(), f"{name}_{kind}")((ctypes.c_int64 * 7)(*sizes), *arguments)
 
     def _inputs(self, V: Tensor | None) -> list[ctypes.c_void_p]:
-        # `_call` runs before the caller lets go of what these point to.
-        on_the_fly = self.votes is None
-        w, u = (self.matrices, self.u) if on_the_fly else (None, self.votes)
+        w, u = (self.matrices, self.u) if self.votes is None else (None, self.votes)
         return [_pointer(x) for x in (w, u, self.bias, self.prior, self.mask, V)]
 
     def _sums(self) -> Tensor:
@@ -171,14 +160,12 @@ class NativeFormulation:
         return even if self.mask is None else even * self.mask[:, None]
 
     def couple(self, V: Tensor | None, save: bool) -> tuple[Tensor, Tensor | None]:
-        """See ``formulations.Formulation``."""
         V = None if V is None else self._tiles(V)
         sums, coupling = self._sums(), self._factors() if save else None
         self._call("forward", *self._inputs(V), _pointer(sums), _pointer(coupling))
         return self._from_tiles(sums.sum(0)), coupling.permute(2, 1, 0)[: self.B] if save else None
 
     def back(self, V: Tensor | None, ds: Tensor, onward: bool, coupling: Tensor | None) -> Tensor | None:
-        """See ``formulations.Formulation``."""
         through = onward and not (V is None and self.prior is None)
         V, ds = None if V is None else self._tiles(V), self._tiles(ds)
         if V is None and not through:  # the coupling of the first iteration does not depend on the votes
@@ -197,8 +184,6 @@ class NativeFormulation:
         return self._from_tiles(sums.sum(0))
 
     def gradients(self, dweight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """See ``formulations.Formulation``."""
-        I, J, F, D = self.I, self.J, self.F, self.D
         k = len(self.terms)
         factors = (ctypes.c_void_p * k)(*(factor.data_ptr() for factor, _ in self.terms))
         vectors = (ctypes.c_void_p * k)(*(vector.data_ptr() for _, vector in self.terms))
@@ -214,7 +199,7 @@ class NativeFormulation:
         dbias = None
         if self.bias is not None:
             dbias = sum(f.sum(0).t()[: self.B, :, None] * self._from_tiles(v) for f, v in self.terms)
-        step = dmatrices.view(I, J, D, F).transpose(2, 3)
+        step = dmatrices.view(self.I, self.J, self.D, self.F).transpose(2, 3)
         dweight = step if dweight is None else dweight.add_(step)
         dprior = None if self.dprior is None else self.dprior.permute(2, 1, 0)[: self.B]
         return du.permute(2, 0, 1)[: self.B], dweight, dbias, dprior
