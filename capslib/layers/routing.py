@@ -5,8 +5,6 @@ Letters, here and in every capsule layer: B batch, I input capsules, F their siz
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -130,9 +128,19 @@ class DynamicRouting(nn.Module):
         check_sizes(num_iterations=num_iterations)
         self.num_iterations, self.detach_iterations = num_iterations, detach_iterations
 
-    def forward(self, u: Tensor, weight: Tensor, **options: Any) -> Tensor | tuple[Tensor, Tensor]:
-        """As ``route``, with its ``mask``, ``bias``, ``prior`` and ``return_coupling``."""
-        return route(u, weight, self.num_iterations, detach_iterations=self.detach_iterations, **options)
+    def forward(
+        self,
+        u: Tensor,
+        weight: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        prior: Tensor | None = None,
+        return_coupling: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, I, F), (J, F, D) or (I, J, F, D) -> (B, J, D): see ``route``."""
+        options = {"detach_iterations": self.detach_iterations, "return_coupling": return_coupling}
+        return route(u, weight, self.num_iterations, mask=mask, bias=bias, prior=prior, **options)
 
     def extra_repr(self) -> str:
         return f"num_iterations={self.num_iterations}" + ", detach_iterations=True" * self.detach_iterations
