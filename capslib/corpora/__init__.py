@@ -11,25 +11,10 @@ from pathlib import Path
 from capslib import paths
 from capslib.corpora.folder import folder
 from capslib.corpora.folder import source as folder_source
-from capslib.corpora.splits import Split
-from capslib.corpora.table import Archive, Budget, Corpus, Source, Task, assemble
+from capslib.corpora.table import Budget, Corpus, Source, assemble
 from capslib.errors import CapslibError, choose
 
-__all__ = [
-    "Archive",
-    "Budget",
-    "Corpus",
-    "Source",
-    "Split",
-    "Task",
-    "at_hand",
-    "find",
-    "folder",
-    "is_embedded",
-    "load",
-    "parse",
-    "sources",
-]
+__all__ = ["Budget", "Corpus", "Source", "at_hand", "find", "folder", "is_embedded", "load", "parse", "sources"]
 
 
 @functools.cache
@@ -98,9 +83,9 @@ def load(key: str, task: str | None = None) -> Corpus:
     source, named = parse(f"{key}:{task}" if task else key)
     folder = source.make() if source.make else find(key)
     if folder is None:
+        data = "$CAPSLIB_DATA" if os.environ.get("CAPSLIB_DATA") else "data/"
         raise CapslibError(
-            f"corpus {source.name!r} is not available: there is no {source.folder}/ in the data folder "
-            f"({'$CAPSLIB_DATA' if os.environ.get('CAPSLIB_DATA') else 'data/'}); "
+            f"corpus {source.name!r} is not available: there is no {source.folder}/ in the data folder ({data}); "
             f"{source.how_to_get}"
         )
     return _load(f"{source.name}:{named}", folder.resolve())

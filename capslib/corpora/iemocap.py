@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from capslib import paths
-from capslib.corpora.layout import clips, some
+from capslib.corpora.layout import Listing, absent, clips, some
 from capslib.corpora.splits import pairs
 from capslib.corpora.table import Source, Task
 from capslib.errors import CapslibError
@@ -71,7 +71,7 @@ def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
     return pd.Series({name: emotion for name, emotion in emotions.items() if name not in torn}, dtype=object), notes
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read(folder: Path) -> Listing:
     table, notes = clips(folder, _NAME)
     table = table[table["scenario"] == "impro"].drop(columns="scenario")
     labels, unusable = _labels(folder)
@@ -84,54 +84,64 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
             f"corpus 'iemocap': none of the {len(table)} improvised utterances in {paths.shown(folder)} has a label: "
             "put the owners' text files into Session*/dialog/EmoEvaluation/"
         )
-    notes += unusable
-    notes += some(labels.index[~labels.index.isin(table["utterance"])], "labelled utterance(s) have no recording")
+    notes += unusable + some(
+        labels.index[~labels.index.isin(table["utterance"])], "labelled utterance(s) have no recording"
+    )
     notes += some(table.loc[bare, "path"], "improvised utterance(s) have no label and are not used")
-    table = table[~bare]
-    return table, notes + _incomplete(table)
+    return table[~bare], notes + _incomplete(table[~bare])
 
 
 def _incomplete(table: pd.DataFrame) -> list[str]:
     """What of P1's and P2's utterances is not available."""
     used = table[table["emotion"].isin(COUNTS)]
     speakers = used.groupby("session")["speaker"].nunique()
-    absent = [session for session in "12345" if session not in speakers.index]
-    alone = sorted(speakers.index[speakers < 2])
+    notes = absent("12345", used["session"], "session(s) {} are not available")
+    alone = ", ".join(sorted(speakers.index[speakers < 2]))
+    notes += [f"session(s) {alone} have one speaker only: they train, and make no fold"] if alone else []
     counts = {emotion: int((used["emotion"] == emotion).sum()) for emotion in COUNTS}
-    notes = [f"session(s) {', '.join(absent)} are not available"] if absent else []
-    notes += [f"session(s) {', '.join(alone)} have one speaker only: they train, and make no fold"] if alone else []
     if counts != COUNTS:
         ours = ", ".join(f"{counts[emotion]} of {number:,} {emotion}" for emotion, number in COUNTS.items())
         notes.append(f"the utterances are not those of P1 and P2: {ours}")
     return notes
 
 
-def _task(tester: str, other: str, remark: str) -> Task:
-    return Task(
-        label="emotion",
-        group="speaker",
-        interval_over="speaker",
-        splits=lambda table: pairs(table, "session", "gender", tester),
-        protocol=f"improvised dialogs; one fold per session: its {tester} speaker tests, its {other} one validates "
-        f"({remark}), the other sessions train, as in P1 and P2",
-        role="P0 IEMOCAP",
-        evidence="same corpus",
-        classes=tuple(sorted(COUNTS)),
-    )
+def both_ways(name: str, pair: str, protocol: str, **facts: object) -> dict[str, Task]:
+    """P1's and P2's protocol as two tasks: in ``name`` the man of each pair tests, in ``name``_swapped the woman.
+
+    Args:
+        name: of the first task.
+        pair: column that numbers the pairs.
+        protocol: one sentence, with ``{roles}`` where it says who tests and who validates.
+        facts: the other attributes of both tasks.
+    """
+
+    def task(tester: str, other: str, remark: str) -> Task:
+        return Task(
+            label="emotion",
+            group="speaker",
+            protocol=protocol.format(roles=f"its {tester} speaker tests, its {other} one validates ({remark})"),
+            splits=lambda table, *_: pairs(table, pair, tester),
+            **facts,
+        )
+
+    return {
+        name: task("male", "female", f"the papers do not say which; {name}_swapped has it the other way round"),
+        f"{name}_swapped": task("female", "male", f"the roles of {name} swapped"),
+    }
 
 
 SOURCES = (
     Source(
         name="iemocap",
         read=_read,
-        folder="iemocap",
-        tasks={
-            "emotion4": _task(
-                "male", "female", "the papers do not say which; emotion4_swapped has it the other way round"
-            ),
-            "emotion4_swapped": _task("female", "male", "the roles of emotion4 swapped"),
-        },
-        sample_rate=16_000,
+        tasks=both_ways(
+            "emotion4",
+            "session",
+            "improvised dialogs; one fold per session: {roles}, the other sessions train, as in P1 and P2",
+            role="P0 IEMOCAP",
+            evidence="same corpus",
+            classes=tuple(sorted(COUNTS)),
+        ),
         citation="C. Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, 2008",
         licence="for research, by agreement with its owners",
         homepage="https://sail.usc.edu/iemocap/",

@@ -14,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from capslib import paths
-from capslib.corpora.layout import clips, some
-from capslib.corpora.splits import grouped_folds
+from capslib.corpora.layout import Listing, clips, some
 from capslib.corpora.table import Source, Task
 from capslib.errors import CapslibError
 
@@ -49,7 +48,7 @@ def _genders(folder: Path) -> tuple[dict[str, str], list[str]]:
     return genders, some(unreadable, "line(s) of speaker-info.txt name no speaker or no gender")
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read(folder: Path) -> Listing:
     table, notes = clips(folder, _NAME)
     if table.empty:
         return table, notes
@@ -92,20 +91,16 @@ SOURCES = (
     Source(
         name="vctk",
         read=_read,
-        folder="vctk",
         tasks={
             "gender": Task(
                 label="gender",
                 group="speaker",
-                interval_over="speaker",
-                splits=lambda table: grouped_folds(table, "speaker", "gender"),
                 protocol="5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; "
                 "speakers without a gender are left out",
                 role="P0 VCTK",
                 evidence="same corpus",
             )
         },
-        sample_rate=16_000,
         citation="J. Yamagishi, C. Veaux and K. MacDonald, CSTR VCTK Corpus, University of Edinburgh, "
         "doi:10.7488/ds/2645",
         licence="CC BY 4.0 (release 0.92), ODC-By (older ones)",

@@ -8,6 +8,7 @@ import trees
 from capslib import corpora
 from capslib.errors import CapslibError
 
+
 @pytest.mark.parametrize(
     ("task", "tester", "other"), [("emotion4_p2", "male", "female"), ("emotion4_p2_swapped", "female", "male")]
 )
