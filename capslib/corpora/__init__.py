@@ -20,8 +20,7 @@ __all__ = ["Budget", "Corpus", "Source", "at_hand", "find", "folder", "is_embedd
 @functools.cache
 def sources() -> dict[str, Source]:
     """Every corpus the project can read, by name: the ``SOURCES`` of each file in this folder."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}
 
 

@@ -1,7 +1,7 @@
 """Amharic Speech Emotion Dataset: 65 speakers (25 women, 40 men), 5 emotions, 7 sentences.
 
 Layout: ``NNEmotion/xN-sentence-repetition-gender-speaker.wav`` (gender 01 female, 02 male). Five speakers carry a few
-wrong gender codes; each speaker's majority decides.
+wrong gender codes; each speaker's majority decides. Homepage: https://github.com/Ethio2021/ASED_V1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ SOURCES = (
         },
         citation="E. A. Retta et al., A New Amharic Speech Emotion Dataset and Classification Benchmark, 2022",
         licence="see its homepage",
-        homepage="https://github.com/Ethio2021/ASED_V1",
         how_to_get="clone its repository and put the five emotion folders into ased/ in the data folder",
         budgets={"full": Budget(epochs=8, batch_size=16)},
     ),

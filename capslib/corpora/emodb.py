@@ -1,6 +1,6 @@
 """Berlin Database of Emotional Speech (EmoDB): ten actors, ten German sentences, 7 emotions, 16 kHz.
 
-Layout: ``wav/SSTTTEv.wav`` (speaker, text, first letter of the German emotion, version).
+Layout: ``wav/SSTTTEv.wav`` (speaker, text, first letter of the German emotion, version). Homepage: http://emodb.bilderbar.info.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ SOURCES = (
         },
         citation="F. Burkhardt et al., A Database of German Emotional Speech, Interspeech 2005",
         licence="free for research, see its homepage",
-        homepage="http://emodb.bilderbar.info",
         how_to_get="unpack the owners' download.zip to emodb/ in the data folder, so that emodb/wav/ holds the clips",
         budgets={"full": Budget(epochs=20, seeds=3, batch_size=16)},
     ),

@@ -107,7 +107,6 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         sample_rate=sample_rate,
         citation=f"own recordings {name!r}",
         licence="its owner's",
-        homepage="",
         how_to_get="put your recordings there: one folder per class, or labels.csv with path,label,group",
     )
 

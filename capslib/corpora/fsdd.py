@@ -1,7 +1,8 @@
 """Free Spoken Digit Dataset: ten English digits, 50 recordings of each by every speaker, 8 kHz.
 
 Layout: ``recordings/{digit}_{speaker}_{index}.wav``. P0 used the release of 2018 with three speakers, of whom "one
-speaker is used only for testing"; which one is not said, so all three are rotated.
+speaker is used only for testing"; which one is not said, so all three are rotated. Homepage:
+https://github.com/Jakobovski/free-spoken-digit-dataset.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ def _source(name: str, speakers: tuple[str, ...], budget: Budget, **task: object
         sample_rate=8_000,
         citation="Z. Jackson et al., Free Spoken Digit Dataset, doi:10.5281/zenodo.1342401",
         licence="CC BY-SA 4.0",
-        homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
         how_to_get="run `make data`, or clone its repository to fsdd/ in the data folder",
         archive=_ARCHIVE,
         budgets={"full": budget},

@@ -3,7 +3,7 @@
 Layout: ``Session{k}/sentences/wav/{dialog}/{utterance}.wav``, where the last part of an utterance's name says who
 speaks (``_F000``, ``_M001``), and ``Session{k}/dialog/EmoEvaluation/{dialog}.txt``, where the raters' common label of
 each utterance is a line ``[start - end] utterance code [valence, activation, dominance]``. Scripted dialogs and the
-recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy.
+recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy. Homepage: https://sail.usc.edu/iemocap.
 """
 
 from __future__ import annotations
@@ -19,19 +19,9 @@ from capslib.corpora.splits import pairs
 from capslib.corpora.table import Source, Task
 from capslib.errors import CapslibError
 
-EMOTIONS = {
-    "ang": "angry",
-    "dis": "disgust",
-    "exc": "excited",
-    "fea": "fearful",
-    "fru": "frustrated",
-    "hap": "happy",
-    "neu": "neutral",
-    "oth": "other",
-    "sad": "sad",
-    "sur": "surprised",
-    "xxx": "no agreement",
-}
+EMOTIONS = {"ang": "angry", "hap": "happy", "neu": "neutral", "sad": "sad"}
+# Disgusted, excited, fearful, frustrated, other, surprised, and no agreement of the raters.
+UNUSED = ("dis", "exc", "fea", "fru", "oth", "sur", "xxx")
 # P2 Table III: improvised utterances of the four classes in the whole archive.
 COUNTS = {"neutral": 1_099, "angry": 289, "happy": 284, "sad": 608}
 _NAME = (
@@ -55,8 +45,8 @@ def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
             continue
         for number, line in enumerate(text.split("\n"), start=1):
             match = _LABEL.fullmatch(line.strip())
-            if match and match["code"] in EMOTIONS:
-                emotion = EMOTIONS[match["code"]]
+            if match and match["code"] in (*EMOTIONS, *UNUSED):
+                emotion = EMOTIONS.get(match["code"], match["code"])
                 if emotions.setdefault(match["utterance"], emotion) != emotion:
                     torn.add(match["utterance"])
             elif line.startswith("[") or "Ses0" in line:  # the others are single raters' remarks
@@ -68,7 +58,7 @@ def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
         + some(without, "label file(s) hold no label")
         + some(sorted(torn), "utterance(s) have two different labels and are not used")
     )
-    return pd.Series({name: emotion for name, emotion in emotions.items() if name not in torn}, dtype=object), notes
+    return pd.Series(emotions, dtype=object).drop(list(torn)), notes
 
 
 def _read(folder: Path) -> Listing:
@@ -144,7 +134,6 @@ SOURCES = (
         ),
         citation="C. Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, 2008",
         licence="for research, by agreement with its owners",
-        homepage="https://sail.usc.edu/iemocap/",
         how_to_get="ask its owners at sail.usc.edu/iemocap, and unpack IEMOCAP_full_release to iemocap/ in the data "
         "folder, so that sentences/wav and dialog/EmoEvaluation of every session are there",
     ),

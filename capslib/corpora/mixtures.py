@@ -176,8 +176,7 @@ def _pairs(first: pd.DataFrame, second: pd.DataFrame, random: np.random.Generato
 
 
 def _two_speakers(category: str, speech: pd.DataFrame, random: np.random.Generator) -> Iterator[dict]:
-    first, second = (speech[speech["even"] == _LETTERS[letter]] for letter in category.split("-"))
-    for one, other in _pairs(first, second, random):
+    for one, other in _pairs(*(speech[speech["even"] == _LETTERS[letter]] for letter in category.split("-")), random):
         if one["group"] != other["group"]:
             yield {
                 "gender": "+".join(sorted({one["even"], other["even"]})),
@@ -192,25 +191,25 @@ def _two_speakers(category: str, speech: pd.DataFrame, random: np.random.Generat
 def _speech_or_noise(
     category: str, speech: pd.DataFrame, noise: pd.DataFrame, random: np.random.Generator
 ) -> Iterator[dict]:
-    present = category.split("+")
     if category == "speech":
         pairs: Iterator = zip(_in_turn(speech, random), itertools.repeat({}))
     elif category == "noise":  # as long as some speech is, or the length would tell
         pairs = zip(itertools.cycle(_in_turn(speech, random)), _in_turn(noise, random))
     else:
         pairs = _pairs(speech, noise, random)
-    for said, played in pairs:
+    for length_of, played in pairs:
+        said = {} if category == "noise" else length_of
         yield {
-            "kind": "+".join(sorted(present)),
-            "speech": said["path"] if "speech" in present else None,
-            "speaker": said["group"] if "speech" in present else None,
-            "length_of": said["path"],
+            "kind": "+".join(sorted(category.split("+"))),
+            "speech": said.get("path"),
+            "speaker": said.get("group"),
+            "length_of": length_of["path"],
             "speech_place": random.random(),
             "noise": played.get("path"),
             "recording": played.get("group"),
             "sound": played.get("even"),
             "noise_place": random.random(),
-            "snr": SNR if len(present) == 2 else None,
+            "snr": SNR if said and played else None,
         }
 
 
@@ -252,8 +251,9 @@ def _mix(
     """Write every clip, and items.json with how each was made."""
     mixture = MIXTURES[name]
     reader, mixed, refused = _Reader(mixture), [], []
-    categories = ("speech", "noise", "speech+noise") if mixture.noise else ("M-M", "M-F", "F-M", "F-F")
-    draw = _speech_or_noise if mixture.noise else _two_speakers
+    draw, categories = _two_speakers, ("M-M", "M-F", "F-M", "F-F")
+    if mixture.noise:
+        draw, categories = _speech_or_noise, ("speech", "noise", "speech+noise")
     places = list(itertools.product(range(1, mixture.num_pools + 1), categories))
     for pool, category in tqdm(places, desc=f"mixing {name}", unit="category", disable=not sys.stderr.isatty()):
         rows, reasons = [], []
@@ -355,7 +355,7 @@ def _splits(table: pd.DataFrame, *_: str) -> list[Split]:
 
 
 def _source(name: str, mixture: Mixture) -> Source:
-    needs = tuple(dict.fromkeys(material.corpus for material in mixture.materials))
+    needs = [_ABOUT[corpus] for corpus in dict.fromkeys(material.corpus for material in mixture.materials)]
     label, dealt = ("kind", "speakers and noise recordings") if mixture.noise else ("gender", "speakers")
     if mixture.speech is _READERS:
         dealt = "files of speech (one reader may have given several) and of noise"
@@ -373,15 +373,14 @@ def _source(name: str, mixture: Mixture) -> Source:
         name=name,
         read=_read,
         tasks={label: task},
-        sample_rate=_ABOUT[mixture.speech.corpus].sample_rate,
-        citation="mixed here from: " + "; ".join(_ABOUT[corpus].citation for corpus in needs),
-        licence="; ".join(f"{corpus}: {_ABOUT[corpus].licence}" for corpus in needs),
-        homepage=_ABOUT[mixture.speech.corpus].homepage,
-        how_to_get="mixed on first use; " + "; ".join(f"{corpus}: {_ABOUT[corpus].how_to_get}" for corpus in needs),
+        sample_rate=needs[0].sample_rate,
+        citation="mixed here from: " + "; ".join(source.citation for source in needs),
+        licence="; ".join(f"{source.name}: {source.licence}" for source in needs),
+        how_to_get="mixed on first use; " + "; ".join(f"{source.name}: {source.how_to_get}" for source in needs),
         # The full profile's default budget: with 8 epochs, as ASED has, CAPS does not learn the mixtures.
         budgets={"quick": Budget(epochs=8, batch_size=16)} if mixture.evidence == "synthetic" else {},
         make=functools.partial(make, name),
-        made_from=needs,
+        made_from=tuple(source.name for source in needs),
     )
 
 

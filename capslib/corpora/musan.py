@@ -2,7 +2,7 @@
 
 Layout: ``{music,speech,noise}/{origin}/{kind}-{origin}-NNNN.wav``. No paper classifies it alone: P0 mixes its speech
 with its noise. A file is a recording of its own, but one reader or artist may have given several: see the owners'
-ANNOTATIONS.
+ANNOTATIONS. Homepage: https://www.openslr.org/17.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ SOURCES = (
         },
         citation="D. Snyder, G. Chen and D. Povey, MUSAN: A Music, Speech, and Noise Corpus, arXiv:1510.08484, 2015",
         licence="public domain or Creative Commons, file by file: see its LICENSE files",
-        homepage="https://www.openslr.org/17/",
         how_to_get="unpack musan.tar.gz from openslr.org/17 to musan/ in the data folder, "
         "so that music/, speech/ and noise/ are there",
     ),

@@ -105,7 +105,6 @@ SOURCES = (
         sample_rate=SAMPLE_RATE,
         citation="eight kinds of noise, synthesized here",
         licence="made here",
-        homepage="https://docs.scipy.org/doc/scipy/reference/signal.html",
         how_to_get="made on first use",
         make=lambda: make_once("synthetic", _NAME, Path(__file__).read_bytes(), _fill),
     ),

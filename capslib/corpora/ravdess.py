@@ -1,7 +1,8 @@
 """RAVDESS speech: 24 actors (odd numbers male), 8 emotions, two sentences, 48 kHz.
 
 Layout: ``Actor_NN/MM-VV-EE-II-SS-RR-AA.wav`` (modality, vocal channel, emotion, intensity, statement, repetition,
-actor). Only audio-only speech (03-01) is read: the sound of the video files is the same recording again.
+actor). Only audio-only speech (03-01) is read: the sound of the video files is the same recording again. Homepage:
+https://zenodo.org/records/1188976.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ SOURCES = (
         citation="S. R. Livingstone and F. A. Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, "
         "2018",
         licence="CC BY-NC-SA 4.0",
-        homepage="https://zenodo.org/records/1188976",
         how_to_get="run `make data CORPORA=ravdess`, or unpack Audio_Speech_Actors_01-24.zip to ravdess/ in the data "
         "folder",
         archive=Archive(

@@ -44,13 +44,14 @@ _SENTENCES = (
     "open the gate and let them in",
     "it rained for the whole afternoon",
 )
-# Rate, pitch offset, pitch range, volume; eSpeak's scale.
+# Means of rate, pitch, pitch range and volume on eSpeak's scales, and how far clips lie from them.
 _EMOTIONS = {
-    "neutral": (165, 0, 45, 85),
-    "happy": (185, 14, 75, 95),
-    "sad": (140, -8, 25, 70),
-    "angry": (190, 4, 65, 110),
+    "neutral": (195, 50, 45, 85),
+    "happy": (215, 64, 75, 95),
+    "sad": (170, 42, 25, 70),
+    "angry": (220, 54, 65, 110),
 }
+_SPREAD = (15, 10, 15, 15)
 
 
 @dataclass(frozen=True)
@@ -97,29 +98,17 @@ def _genders(random: np.random.Generator) -> Iterator[Utterance]:
 
 def _emotions(random: np.random.Generator) -> Iterator[Utterance]:
     for variant, voice in _voices(_FEMALE[:5] + _MALE[:5]):
-        for emotion, (rate, pitch, pitch_range, volume) in _EMOTIONS.items():
+        for emotion, means in _EMOTIONS.items():
             for index, text in enumerate(_SENTENCES):
-                yield Utterance(
-                    f"{emotion}_{variant}_{index}",
-                    text,
-                    voice,
-                    rate + random.integers(-15, 16) + 30,
-                    50 + pitch + random.integers(-10, 11),
-                    pitch_range + random.integers(-15, 16),
-                    volume + random.integers(-15, 16),
-                    random.uniform(5, 20),
-                )
+                prosody = [mean + random.integers(-far, far + 1) for mean, far in zip(means, _SPREAD, strict=True)]
+                yield Utterance(f"{emotion}_{variant}_{index}", text, voice, *prosody, random.uniform(5, 20))
 
 
-def _clean(random: np.random.Generator) -> Iterator[Utterance]:
-    return (replace(utterance, snr=math.inf) for utterance in _genders(random))
-
-
-_UTTERANCES: dict[str, Callable[[np.random.Generator], Iterator[Utterance]]] = {
+_UTTERANCES = {
     "synth_digits": _digits,
     "synth_gender": _genders,
     "synth_emotion": _emotions,
-    "synth_speech": _clean,
+    "synth_speech": lambda random: (replace(utterance, snr=math.inf) for utterance in _genders(random)),
 }
 
 
@@ -219,7 +208,6 @@ def _source(name: str, label: str, what: str, budget: Budget | None, alone: bool
         sample_rate=SAMPLE_RATE,
         citation=f"{what}, spoken by eSpeak NG",
         licence="made here; eSpeak NG is GPL-3.0",
-        homepage="https://github.com/espeak-ng/espeak-ng",
         how_to_get="made on first use",
         budgets={"quick": budget} if budget else {},
         make=partial(make, name),

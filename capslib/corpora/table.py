@@ -107,7 +107,7 @@ class Source:
         read: from the archive's folder to (table with columns path and whatever the tasks name, list of what is
             missing, one sentence each). ``path`` is relative to the folder and, without its suffix, becomes the id.
         tasks: by name; the first is the default.
-        citation, licence, homepage, how_to_get: for the reader.
+        citation, licence, how_to_get: for the reader.
         folder: name of the archive's folder under ``$CAPSLIB_DATA``; by default ``name``.
         sample_rate: in hertz; other rates are resampled to it.
         archive: where to download it; None if its owners have to be asked.
@@ -121,7 +121,6 @@ class Source:
     tasks: Mapping[str, Task]
     citation: str
     licence: str
-    homepage: str
     how_to_get: str
     folder: str = ""
     sample_rate: int = 16_000

@@ -1,7 +1,7 @@
 """UrbanSound8K: 8,732 excerpts of up to 4 s from ten classes of city sounds, in ten official folds.
 
 Layout: ``audio/fold{F}/{fsID}-{classID}-{occurrence}-{slice}.wav``. Excerpts of one field recording (fsID) never leave
-their fold; only the official folds are honest.
+their fold; only the official folds are honest. Homepage: https://urbansounddataset.weebly.com/urbansound8k.html.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ SOURCES = (
         },
         citation="J. Salamon, C. Jacoby and J. P. Bello, A Dataset and Taxonomy for Urban Sound Research, ACM MM 2014",
         licence="CC BY-NC 3.0",
-        homepage="https://urbansounddataset.weebly.com/urbansound8k.html",
         how_to_get="unpack UrbanSound8K.tar.gz to urbansound8k/ in the data folder, "
         "so that urbansound8k/audio/ holds the folds",
         budgets={"full": Budget(epochs=12, batch_size=16)},

@@ -32,7 +32,6 @@ SOURCES = (
         },
         citation="tones",
         licence="none",
-        homepage="http://localhost",
         how_to_get="run `make data CORPORA=tones`",
         archive=Archive(file="tones.zip", url="http://localhost/tones.zip", site="this machine", top="tones-1.0"),
         budgets={"quick": Budget(epochs=2, seeds=3, max_splits=4)},
