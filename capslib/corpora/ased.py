@@ -14,6 +14,8 @@ from capslib.corpora.splits import by_fold
 from capslib.corpora.table import Budget, Source, Task
 
 EMOTIONS = {"1": "neutral", "2": "fearful", "3": "happy", "4": "sad", "5": "angry"}
+_BY_SPEAKER = "5 folds by speaker; about a seventh of the other speakers validates"
+_BY_SENTENCE = "one sentence tests, each in turn, and another validates: no speaker is recognized by the words"
 
 
 def _read(folder: Path) -> Listing:
@@ -30,30 +32,14 @@ def _read(folder: Path) -> Listing:
     return table, notes + expected(len(table), 2_474, "clips")
 
 
-def _by_speaker(label: str, role: str) -> Task:
-    return Task(
-        label=label,
-        group="speaker",
-        protocol="5 folds by speaker; about a seventh of the other speakers validates",
-        role=role,
-    )
-
-
 SOURCES = (
     Source(
         name="ased",
         read=_read,
         tasks={
-            "gender": _by_speaker("gender", "P0 VCTK"),
-            "emotion": _by_speaker("emotion", ""),
-            "speaker": Task(
-                label="speaker",
-                group="sentence",
-                protocol="one sentence tests, each in turn, and another validates: "
-                "no speaker is recognized by the words",
-                splits=partial(by_fold, fold="sentence"),
-                role="P3 CHAINS",
-            ),
+            "gender": Task("gender", "speaker", _BY_SPEAKER, role="P0 VCTK"),
+            "emotion": Task("emotion", "speaker", _BY_SPEAKER),
+            "speaker": Task("speaker", "sentence", _BY_SENTENCE, partial(by_fold, fold="sentence"), role="P3 CHAINS"),
         },
         citation="E. A. Retta et al., A New Amharic Speech Emotion Dataset and Classification Benchmark, 2022",
         licence="see its homepage",

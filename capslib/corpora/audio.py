@@ -36,23 +36,14 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Audio:
-    """Decoded clips of one corpus, back to back in one memory-mapped array.
+    """Decoded clips of one corpus, back to back in one memory-mapped array."""
 
-    Attributes:
-        samples: int16 (total samples,).
-        offsets: int64 (clips + 1,); clip i is ``samples[offsets[i]:offsets[i + 1]]``.
-        sample_rate: of every clip, in hertz.
-        hashes: SHA-256 of each clip's samples, in the order of the clips.
-        left_out: columns path, reason of clips that cannot be used, and have no samples.
-        converted: columns path, reason of clips that were changed on reading.
-    """
-
-    samples: np.ndarray
-    offsets: np.ndarray
-    sample_rate: int
-    hashes: tuple[str, ...]
-    left_out: pd.DataFrame
-    converted: pd.DataFrame
+    samples: np.ndarray  # int16 (total samples,)
+    offsets: np.ndarray  # int64 (clips + 1,); clip i is samples[offsets[i]:offsets[i + 1]]
+    sample_rate: int  # of every clip, in hertz
+    hashes: tuple[str, ...]  # SHA-256 of each clip's samples, in the order of the clips
+    left_out: pd.DataFrame  # columns path, reason: clips that cannot be used, and have no samples
+    converted: pd.DataFrame  # columns path, reason: clips that were changed on reading
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.samples[self.offsets[i] : self.offsets[i + 1]]

@@ -17,6 +17,11 @@ FOUR = ("angry", "happy", "neutral", "sad")
 # One man and one woman in each fold.
 FOLDS = {"03": 1, "08": 1, "10": 2, "09": 2, "11": 3, "13": 3, "12": 4, "14": 4, "15": 5, "16": 5}
 MEN = ("03", "10", "11", "12", "15")
+_BY_FOLD = "5 folds of 2 speakers, a man and a woman; 2 of the other 8 validate"
+_BY_PAIR = (
+    "5 pairs of a man and a woman, one fold per pair: {roles}, the other pairs train, as P1 and P2 do with IEMOCAP's "
+    "sessions"
+)
 
 
 def _read(folder: Path) -> Listing:
@@ -30,26 +35,14 @@ def _read(folder: Path) -> Listing:
     return table, notes + expected(len(table), 535, "clips")
 
 
-def _task(**facts: object) -> Task:
-    protocol = "5 folds of 2 speakers, a man and a woman; 2 of the other 8 validate"
-    return Task(label="emotion", group="speaker", protocol=protocol, splits=by_fold, **facts)
-
-
 SOURCES = (
     Source(
         name="emodb",
         read=_read,
         tasks={
-            "emotion4": _task(role="P0 IEMOCAP", classes=FOUR),
-            "emotion7": _task(),
-            **both_ways(
-                "emotion4_p2",
-                "fold",
-                "5 pairs of a man and a woman, one fold per pair: {roles}, the other pairs train, as P1 and P2 do with "
-                "IEMOCAP's sessions",
-                role="P1 IEMOCAP",
-                classes=FOUR,
-            ),
+            "emotion4": Task("emotion", "speaker", _BY_FOLD, by_fold, role="P0 IEMOCAP", classes=FOUR),
+            "emotion7": Task("emotion", "speaker", _BY_FOLD, by_fold),
+            **both_ways("emotion4_p2", "fold", _BY_PAIR, role="P1 IEMOCAP", classes=FOUR),
         },
         citation="F. Burkhardt et al., A Database of German Emotional Speech, Interspeech 2005",
         licence="free for research, see its homepage",

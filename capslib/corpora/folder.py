@@ -91,14 +91,8 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         cut = clip_folds if table[group].is_unique else grouped_folds
         return cut(table, group, label, min(num_folds, int(groups[scarce])))
 
-    task = Task(
-        label="label",
-        group="source",
-        protocol=f"at most {num_folds} folds by group; a seventh of the other groups validates",
-        splits=splits,
-        interval_over="fold",
-        evidence="own data",
-    )
+    protocol = f"at most {num_folds} folds by group; a seventh of the other groups validates"
+    task = Task("label", "source", protocol, splits, interval_over="fold", evidence="own data")
     return Source(
         name="folder",
         read=read,

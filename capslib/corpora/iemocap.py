@@ -24,6 +24,7 @@ EMOTIONS = {"ang": "angry", "hap": "happy", "neu": "neutral", "sad": "sad"}
 UNUSED = ("dis", "exc", "fea", "fru", "oth", "sur", "xxx")
 # P2 Table III: improvised utterances of the four classes in the whole archive.
 COUNTS = {"neutral": 1_099, "angry": 289, "happy": 284, "sad": 608}
+_PROTOCOL = "improvised dialogs; one fold per session: {roles}, the other sessions train, as in P1 and P2"
 _NAME = (
     r"(?:.*/)?Session(?P<session>[1-5])/(?:dialog/wav/Ses\w+|sentences/wav/"
     r"(?P<dialog>Ses0(?P=session)[FM]_(?P<scenario>impro|script)\w*)/(?P<utterance>(?P=dialog)_(?P<letter>[FM])\w+))"
@@ -106,13 +107,8 @@ def both_ways(name: str, pair: str, protocol: str, **facts: object) -> dict[str,
     """
 
     def task(tester: str, other: str, remark: str) -> Task:
-        return Task(
-            label="emotion",
-            group="speaker",
-            protocol=protocol.format(roles=f"its {tester} speaker tests, its {other} one validates ({remark})"),
-            splits=lambda table, *_: pairs(table, pair, tester),
-            **facts,
-        )
+        sentence = protocol.format(roles=f"its {tester} speaker tests, its {other} one validates ({remark})")
+        return Task("emotion", "speaker", sentence, lambda table, *_: pairs(table, pair, tester), **facts)
 
     return {
         name: task("male", "female", f"the papers do not say which; {name}_swapped has it the other way round"),
@@ -125,12 +121,7 @@ SOURCES = (
         name="iemocap",
         read=_read,
         tasks=both_ways(
-            "emotion4",
-            "session",
-            "improvised dialogs; one fold per session: {roles}, the other sessions train, as in P1 and P2",
-            role="P0 IEMOCAP",
-            evidence="same corpus",
-            classes=tuple(sorted(COUNTS)),
+            "emotion4", "session", _PROTOCOL, role="P0 IEMOCAP", evidence="same corpus", classes=tuple(COUNTS)
         ),
         citation="C. Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, 2008",
         licence="for research, by agreement with its owners",

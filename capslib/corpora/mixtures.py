@@ -46,21 +46,13 @@ _ABOUT = {source.name: source for module in _MODULES for source in module.SOURCE
 
 @dataclass(frozen=True)
 class _Material:
-    """What a mixture takes from one corpus.
-
-    Attributes:
-        corpus: its name.
-        group: column whose values (speakers, recordings) never straddle pools.
-        even: column whose values are spread evenly over the pools.
-        only: a column, and its values to use; None for all clips.
-        seconds: length of an excerpt, where recordings are minutes long.
-    """
+    """What a mixture takes from one corpus."""
 
     corpus: str
-    group: str
-    even: str
-    only: tuple[str, Sequence[str]] | None = None
-    seconds: float = math.inf
+    group: str  # column whose values (speakers, recordings) never straddle pools
+    even: str  # column whose values are spread evenly over the pools
+    only: tuple[str, Sequence[str]] | None = None  # a column, and its values to use; None for all clips
+    seconds: float = math.inf  # length of an excerpt, where recordings are minutes long
 
 
 @dataclass(frozen=True)
@@ -359,16 +351,8 @@ def _source(name: str, mixture: Mixture) -> Source:
     label, dealt = ("kind", "speakers and noise recordings") if mixture.noise else ("gender", "speakers")
     if mixture.speech is _READERS:
         dealt = "files of speech (one reader may have given several) and of noise"
-    task = Task(
-        label=label,
-        group="pool",
-        protocol=f"{dealt} are dealt into {mixture.num_pools} pools; each tests in turn, the next one validates",
-        splits=_splits,
-        interval_over="fold",
-        role=mixture.role,
-        evidence=mixture.evidence,
-        multi_label=True,
-    )
+    protocol = f"{dealt} are dealt into {mixture.num_pools} pools; each tests in turn, the next one validates"
+    task = Task(label, "pool", protocol, _splits, "fold", mixture.role, mixture.evidence, multi_label=True)
     return Source(
         name=name,
         read=_read,

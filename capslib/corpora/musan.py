@@ -16,6 +16,10 @@ from capslib.corpora.splits import Split, grouped_folds
 from capslib.corpora.table import Source, Task
 
 KINDS = ("music", "noise", "speech")
+_PROTOCOL = (
+    "5 folds by file, each up to minutes long (one reader or artist may be on both sides); a seventh of the other "
+    "files validates"
+)
 
 
 def _read(folder: Path) -> Listing:
@@ -36,17 +40,7 @@ SOURCES = (
     Source(
         name="musan",
         read=_read,
-        tasks={
-            "kind": Task(
-                label="kind",
-                group="recording",
-                protocol="5 folds by file, each up to minutes long (one reader or artist may be on both sides); "
-                "a seventh of the other files validates",
-                splits=_folds,
-                interval_over="fold",
-                alone=False,
-            )
-        },
+        tasks={"kind": Task("kind", "recording", _PROTOCOL, _folds, interval_over="fold", alone=False)},
         citation="D. Snyder, G. Chen and D. Povey, MUSAN: A Music, Speech, and Noise Corpus, arXiv:1510.08484, 2015",
         licence="public domain or Creative Commons, file by file: see its LICENSE files",
         how_to_get="unpack musan.tar.gz from openslr.org/17 to musan/ in the data folder, "

@@ -18,6 +18,7 @@ from capslib.corpora.synthetic import SAMPLE_RATE, generator, make_once, write_c
 from capslib.corpora.table import Source, Task
 
 _NAME = "synth_noise"
+_PROTOCOL = "3 folds by recording; a seventh of the other recordings validates"
 _RECORDINGS = 12  # of each sound
 _TIME = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE  # seconds
 
@@ -87,21 +88,14 @@ def _fill(folder: Path) -> None:
             write_clip(folder / f"{play.__name__.strip('_')}_{number:02d}.flac", played, SAMPLE_RATE)
 
 
+_TASK = Task(
+    "sound", "recording", _PROTOCOL, partial(grouped_folds, num_folds=3), "fold", evidence="synthetic", alone=False
+)
 SOURCES = (
     Source(
         name=_NAME,
         read=partial(clips, pattern=r"(?P<recording>(?P<sound>[a-z]+)_\d+)"),
-        tasks={
-            "sound": Task(
-                label="sound",
-                group="recording",
-                protocol="3 folds by recording; a seventh of the other recordings validates",
-                splits=partial(grouped_folds, num_folds=3),
-                interval_over="fold",
-                evidence="synthetic",
-                alone=False,
-            )
-        },
+        tasks={"sound": _TASK},
         sample_rate=SAMPLE_RATE,
         citation="eight kinds of noise, synthesized here",
         licence="made here",

@@ -27,15 +27,14 @@ def _read(folder: Path) -> Listing:
     return table, notes + expected(len(table), 1_440, "speech clips")
 
 
-def _task(*classes: str, role: str = "", evidence: str = "stand-in") -> Task:
+def _task(*classes: str, **facts: str) -> Task:
     return Task(
         label="emotion",
         group="actor",
         protocol="5 folds by actor, men and women spread evenly; about 3 of the other actors validate",
         splits=lambda table, group, _: grouped_folds(table, group, "gender"),
-        role=role,
-        evidence=evidence,
         classes=classes,
+        **facts,
     )
 
 

@@ -21,19 +21,13 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Item ids of one fold.
+    """Item ids of one fold."""
 
-    Attributes:
-        name: of the fold, e.g. the test speaker.
-        train, validation, test: item ids.
-        validation_shares_groups: validation clips come from the training speakers, because too few remain.
-    """
-
-    name: str
+    name: str  # of the fold, e.g. the test speaker
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
-    validation_shares_groups: bool = False
+    validation_shares_groups: bool = False  # validation clips come from the training speakers, as too few remain
 
 
 def _split(table: pd.DataFrame, name: str, validation: pd.Series, test: pd.Series, shares: bool = False) -> Split:

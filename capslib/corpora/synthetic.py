@@ -193,18 +193,12 @@ def make(name: str) -> Path:
 
 
 def _source(name: str, label: str, what: str, budget: Budget | None, alone: bool = True) -> Source:
-    task = Task(
-        label=label,
-        group="voice",
-        protocol="3 folds by voice; one or two other voices validate",
-        splits=partial(grouped_folds, num_folds=3),
-        evidence="synthetic",
-        alone=alone,
-    )
+    protocol = "3 folds by voice; one or two other voices validate"
+    folds = partial(grouped_folds, num_folds=3)
     return Source(
         name=name,
         read=partial(clips, pattern=rf"(?P<{label}>[a-z0-9]+)_(?P<voice>[a-z0-9]+)_(?P<index>\d+)"),
-        tasks={label: task},
+        tasks={label: Task(label, "voice", protocol, folds, evidence="synthetic", alone=alone)},
         sample_rate=SAMPLE_RATE,
         citation=f"{what}, spoken by eSpeak NG",
         licence="made here; eSpeak NG is GPL-3.0",

@@ -81,21 +81,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training one corpus gets in a profile; the same for every system.
-
-    Attributes:
-        epochs: of training.
-        seeds: how many, from 0.
-        batch_size: clips.
-        max_splits: folds, from the first; None for all.
-        max_train_clips: None for all.
-    """
+    """How much training one corpus gets in a profile; the same for every system."""
 
     epochs: int = 30
-    seeds: int = 1
-    batch_size: int = 32
-    max_splits: int | None = None
-    max_train_clips: int | None = None
+    seeds: int = 1  # from 0
+    batch_size: int = 32  # clips
+    max_splits: int | None = None  # folds, from the first; None for all
+    max_train_clips: int | None = None  # None for all
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,9 @@ from capslib.corpora.splits import by_fold
 from capslib.corpora.table import Budget, Source, Task
 
 CLASSES = (
-    "air_conditioner",
-    "car_horn",
-    "children_playing",
-    "dog_bark",
-    "drilling",
-    "engine_idling",
-    "gun_shot",
-    "jackhammer",
-    "siren",
-    "street_music",
-)
+    "air_conditioner car_horn children_playing dog_bark drilling engine_idling gun_shot jackhammer siren street_music"
+).split()
+_PROTOCOL = "the official folds at hand test in turn; a seventh of the other folds' recordings validates"
 
 
 def _read(folder: Path) -> Listing:
@@ -42,10 +34,10 @@ SOURCES = (
         read=_read,
         tasks={
             "sound": Task(
-                label="sound",
-                group="recording",
-                protocol="the official folds at hand test in turn; a seventh of the other folds' recordings validates",
-                splits=by_fold,
+                "sound",
+                "recording",
+                _PROTOCOL,
+                by_fold,
                 interval_over="fold",
                 role="P0 Urban8K",
                 evidence="same corpus",

@@ -19,6 +19,10 @@ from capslib.errors import CapslibError
 GENDERS = {"F": "female", "M": "male"}
 # P0 section 3.
 SPEAKERS = {"male": 47, "female": 61}
+_PROTOCOL = (
+    "5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; speakers without a gender "
+    "are left out"
+)
 _NAME = (
     r"(?:.*/)?wav48(?P<trimmed>_silence_trimmed)?/(?P<speaker>[ps]\d+)/(?P=speaker)_(?P<sentence>\d+)"
     r"(?(trimmed)_mic(?P<microphone>[12]))"
@@ -84,16 +88,7 @@ SOURCES = (
     Source(
         name="vctk",
         read=_read,
-        tasks={
-            "gender": Task(
-                label="gender",
-                group="speaker",
-                protocol="5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; "
-                "speakers without a gender are left out",
-                role="P0 VCTK",
-                evidence="same corpus",
-            )
-        },
+        tasks={"gender": Task("gender", "speaker", _PROTOCOL, role="P0 VCTK", evidence="same corpus")},
         citation="J. Yamagishi, C. Veaux and K. MacDonald, CSTR VCTK Corpus, University of Edinburgh, "
         "doi:10.7488/ds/2645",
         licence="CC BY 4.0 (release 0.92), ODC-By (older ones)",
