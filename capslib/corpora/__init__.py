@@ -93,10 +93,7 @@ def load(key: str, task: str | None = None) -> Corpus:
 def at_hand(real: bool = True, embedded: bool = True, multi_label: bool = False) -> list[str]:
     """Keys (default tasks) of the corpora that ``load`` would find on this machine, recordings after embedded ones.
 
-    Args:
-        real: with recordings.
-        embedded: with those that need none.
-        multi_label: mixtures, in place of the corpora whose clips have one class each.
+    ``multi_label`` asks for mixtures, in place of the corpora whose clips have one class each.
     """
     keys = []
     for name, source in sources().items():

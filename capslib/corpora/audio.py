@@ -71,13 +71,8 @@ def _ends_early(path: Path) -> bool:
 
 
 def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
-    """One file as mono int16 at ``sample_rate``.
+    """One file as mono int16 (n,) at ``sample_rate`` in hertz, and what had to be converted ("" if nothing).
 
-    Args:
-        path: wav, flac, ogg or whatever else libsndfile reads.
-        sample_rate: wanted, in hertz.
-    Returns:
-        The samples, int16 (n,), and what had to be converted ("" if nothing).
     Raises:
         Unusable: with the reason, in a few words.
     """
@@ -136,12 +131,11 @@ def _try_decode(file: Path, sample_rate: int) -> tuple[np.ndarray | None, str]:
 
 
 def load(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int) -> Audio:
-    """Decode ``files`` once; later calls read the cache, as long as no file's size or time has changed.
+    """Decode the ``files`` of a corpus once; later calls read the cache, as long as no file's size or time has changed.
 
     Args:
-        name: the corpus, for the progress bar and the cache's folder.
-        files: the clips.
-        labels: how each clip is named in lists of problems (its path inside the corpus).
+        name: the corpus, for the progress bar and the cache.
+        files, labels: the clips, and how lists of problems name them (their paths inside the corpus).
         sample_rate: in hertz.
     Raises:
         CapslibError: if the cache cannot be written. Clips that cannot be used are listed in ``left_out``.

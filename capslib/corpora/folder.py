@@ -80,16 +80,16 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         itself = table["path"].map(lambda path: Path(path).with_suffix("").as_posix())  # whatever the container
         return table.assign(source=itself), [*notes, _NO_GROUPS]
 
-    def splits(table: pd.DataFrame, group: str, label: str) -> list[Split]:
-        groups = table.groupby(label)[group].nunique()
+    def splits(table: pd.DataFrame, *_: str) -> list[Split]:
+        groups = table.groupby("label")["group"].nunique()
         scarce = groups.idxmin()
         if groups[scarce] < 3:
             raise CapslibError(
                 f"class {scarce!r} has {groups[scarce]} group(s), and training, validation and test "
                 f"need one each: add clips of {scarce!r} from other groups, or leave the class out"
             )
-        cut = clip_folds if table[group].is_unique else grouped_folds
-        return cut(table, group, label, min(num_folds, int(groups[scarce])))
+        cut = clip_folds if table["group"].is_unique else grouped_folds
+        return cut(table, "group", "label", min(num_folds, int(groups[scarce])))
 
     protocol = f"at most {num_folds} folds by group; a seventh of the other groups validates"
     task = Task("label", "source", protocol, splits, interval_over="fold", evidence="own data")
@@ -106,11 +106,8 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
 
 
 def folder(path: str | Path, **options: object) -> Corpus:
-    """The corpus of one's own recordings, wherever they lie.
+    """The corpus of one's own recordings, wherever they lie; ``options`` are ``sample_rate`` and ``num_folds``.
 
-    Args:
-        path: the folder, or a csv, in one of the two layouts above.
-        options: ``sample_rate`` and ``num_folds`` of ``source``.
     Raises:
         CapslibError: if ``path`` is not there, or holds nothing that can be classified.
     """

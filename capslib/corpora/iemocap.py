@@ -3,7 +3,8 @@
 Layout: ``Session{k}/sentences/wav/{dialog}/{utterance}.wav``, where the last part of an utterance's name says who
 speaks (``_F000``, ``_M001``), and ``Session{k}/dialog/EmoEvaluation/{dialog}.txt``, where the raters' common label of
 each utterance is a line ``[start - end] utterance code [valence, activation, dominance]``. Scripted dialogs and the
-recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy. Homepage: https://sail.usc.edu/iemocap.
+recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy. Homepage:
+https://sail.usc.edu/iemocap.
 """
 
 from __future__ import annotations
@@ -75,9 +76,8 @@ def _read(folder: Path) -> Listing:
             f"corpus 'iemocap': none of the {len(table)} improvised utterances in {paths.shown(folder)} has a label: "
             "put the owners' text files into Session*/dialog/EmoEvaluation/"
         )
-    notes += unusable + some(
-        labels.index[~labels.index.isin(table["utterance"])], "labelled utterance(s) have no recording"
-    )
+    lost = labels.index[~labels.index.isin(table["utterance"])]
+    notes += unusable + some(lost, "labelled utterance(s) have no recording")
     notes += some(table.loc[bare, "path"], "improvised utterance(s) have no label and are not used")
     return table[~bare], notes + _incomplete(table[~bare])
 
@@ -99,11 +99,7 @@ def _incomplete(table: pd.DataFrame) -> list[str]:
 def both_ways(name: str, pair: str, protocol: str, **facts: object) -> dict[str, Task]:
     """P1's and P2's protocol as two tasks: in ``name`` the man of each pair tests, in ``name``_swapped the woman.
 
-    Args:
-        name: of the first task.
-        pair: column that numbers the pairs.
-        protocol: one sentence, with ``{roles}`` where it says who tests and who validates.
-        facts: the other attributes of both tasks.
+    ``pair`` is the column that numbers the pairs; ``protocol`` has ``{roles}`` where it says who tests, who validates.
     """
 
     def task(tester: str, other: str, remark: str) -> Task:

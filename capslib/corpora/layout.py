@@ -15,11 +15,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 def clips(folder: Path, pattern: str) -> Listing:
     """Every audio file below ``folder`` whose relative path without suffix matches ``pattern`` wholly.
 
-    Args:
-        folder: of the archive.
-        pattern: regular expression with named groups, which become columns (strings).
-    Returns:
-        Table with the columns path and the named groups; and one sentence if some audio files bear other names.
+    The table has the column path and one of strings per named group of ``pattern``.
     """
     compiled = re.compile(pattern)
     rows, others = [], []

@@ -27,7 +27,7 @@ def _read(folder: Path) -> Listing:
     return table, notes + expected(len(table), 1_440, "speech clips")
 
 
-def _task(*classes: str, **facts: str) -> Task:
+def _task(*classes: str, **facts: object) -> Task:
     return Task(
         label="emotion",
         group="actor",

@@ -125,10 +125,8 @@ def clip_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 
 
 
 def check(table: pd.DataFrame, splits: Sequence[Split], corpus: str) -> None:
-    """Prove what a result depends on: no clip, no group and no identical recording on both sides.
+    """Prove what a result depends on: no clip, no ``group`` and no recording (``sha256``) lies on both sides.
 
-    Args:
-        table: with the columns label, group and sha256 (of the decoded samples).
     Raises:
         CapslibError: naming the corpus, the split and the clips.
     """

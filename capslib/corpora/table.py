@@ -24,32 +24,20 @@ EVIDENCE = ("same corpus", "stand-in", "own data", "synthetic")
 
 @dataclass(frozen=True)
 class Task:
-    """One question asked of a corpus.
+    """One question asked of a corpus."""
 
-    Attributes:
-        label: column of the table that holds the class.
-        group: column whose values (speakers, source recordings) never straddle a split.
-        protocol: one sentence for the reader.
-        splits: from the table and the names of its columns of groups and labels to the protocol's splits.
-        interval_over: column whose values are the independent units of a confidence interval, "fold" for the folds
-            of the protocol; by default ``group``.
-        role: in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it).
-        evidence: one of ``EVIDENCE``: whose recordings they are, beside those of the paper.
-        classes: those of the archive's labels that the task uses; None for all.
-        multi_label: a clip can have several classes at once; its label is those it has, sorted and joined by "+".
-        alone: classified for its own sake; False for corpora that are there to be mixed.
-    """
-
-    label: str
-    group: str
-    protocol: str
+    label: str  # column of the table that holds the class
+    group: str  # column whose values (speakers, source recordings) never straddle a split
+    protocol: str  # one sentence for the reader
+    # From the table and the names of its columns of groups and labels to the protocol's splits.
     splits: Callable[[pd.DataFrame, str, str], list[Split]] = protocols.grouped_folds
+    # Column whose values are the independent units of a confidence interval, or "fold"; by default the group.
     interval_over: str = ""
-    role: str = ""
-    evidence: str = "stand-in"
-    classes: tuple[str, ...] | None = None
-    multi_label: bool = False
-    alone: bool = True
+    role: str = ""  # in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it)
+    evidence: str = "stand-in"  # one of EVIDENCE: whose recordings they are, beside those of the paper
+    classes: tuple[str, ...] | None = None  # those of the archive's labels that the task uses; None for all
+    multi_label: bool = False  # a clip can have several classes: its label is those it has, sorted and joined by "+"
+    alone: bool = True  # classified for its own sake; False for corpora that are there to be mixed
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interval_over", self.interval_over or self.group)
@@ -57,26 +45,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Archive:
-    """Where the owners of a corpus let anyone download it, and how a download is known to be theirs.
+    """Where the owners of a corpus let anyone download it, and how a download is known to be theirs."""
 
-    Attributes:
-        file: name of the archive, as a browser saves it.
-        url: its address.
-        site: of the owners, for messages.
-        doi: of the record that states the owners' checksum ("" if there is none).
-        checksum: what that record states, "md5:..."; it is used for copies on a mirror.
-        listing: csv of path and SHA-256 of every clip, where the owners' site (as GitHub) does not promise that an
-            archive keeps its bytes; None to trust the checksum alone.
-        top: folder inside the archive that becomes the corpus's ("" for the archive itself).
-    """
-
-    file: str
+    file: str  # name of the archive, as a browser saves it
     url: str
-    site: str
-    doi: str = ""
-    checksum: str | None = None
-    listing: Path | None = None
-    top: str = ""
+    site: str  # of the owners, for messages
+    doi: str = ""  # of the record that states the owners' checksum
+    checksum: str | None = None  # what that record states, "md5:..."; for copies on a mirror
+    listing: Path | None = None  # csv of path and SHA-256 of every clip, where archives (GitHub's) change their bytes
+    top: str = ""  # folder inside the archive that becomes the corpus's ("" for the archive itself)
 
 
 @dataclass(frozen=True)
@@ -92,34 +69,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything about one archive: a new corpus is one file with one of these in its ``SOURCES``.
-
-    Attributes:
-        name: the key by which it is loaded.
-        read: from the archive's folder to (table with columns path and whatever the tasks name, list of what is
-            missing, one sentence each). ``path`` is relative to the folder and, without its suffix, becomes the id.
-        tasks: by name; the first is the default.
-        citation, licence, how_to_get: for the reader.
-        folder: name of the archive's folder under ``$CAPSLIB_DATA``; by default ``name``.
-        sample_rate: in hertz; other rates are resampled to it.
-        archive: where to download it; None if its owners have to be asked.
-        budgets: of training, by profile; a profile that is not named has the study's default (``study.grids.BUDGETS``).
-        make: writes the folder itself (embedded corpora and mixtures); None for recordings.
-        made_from: names of the corpora that a mixture needs.
-    """
+    """Everything about one archive: a new corpus is one file with one of these in its ``SOURCES``."""
 
     name: str
+    # From the archive's folder to its clips: columns path (relative to the folder; without its suffix the clip's id), and
+    # whatever the tasks name.
     read: Callable[[Path], Listing]
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, Task]  # by name; the first is the default
     citation: str
     licence: str
     how_to_get: str
-    folder: str = ""
-    sample_rate: int = 16_000
-    archive: Archive | None = None
-    budgets: Mapping[str, Budget] = field(default_factory=dict)
-    make: Callable[[], Path] | None = None
-    made_from: tuple[str, ...] = ()
+    folder: str = ""  # of the archive under $CAPSLIB_DATA; by default the name
+    sample_rate: int = 16_000  # hertz; other rates are resampled to it
+    archive: Archive | None = None  # where to download it; None if its owners have to be asked
+    budgets: Mapping[str, Budget] = field(default_factory=dict)  # by profile; else the study's (study.grids.BUDGETS)
+    make: Callable[[], Path] | None = None  # writes the folder itself (embedded corpora, mixtures); None for recordings
+    made_from: tuple[str, ...] = ()  # names of the corpora that a mixture needs
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder or self.name)
@@ -127,26 +92,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips at hand, for one task.
+    """Clips at hand, for one task."""
 
-    Attributes:
-        name, task: "fsdd", "digit".
-        table: indexed by item id; columns path, label, group, unit (of intervals), duration in seconds, sha256,
-            and the archive's own (speaker, gender, ...).
-        splits: the protocol's, as item ids.
-        missing: what of the archive is not on disk, one sentence each.
-        left_out: clips that could not be used: path, reason.
-        converted: clips that were changed on reading: path, reason.
-        decoded: samples of the files, of which clip i of the table is number ``table["row"].iloc[i]``.
-    """
-
-    name: str
-    task: str
+    name: str  # "fsdd"
+    task: str  # "digit"
+    # Indexed by item id; columns path, label, group, unit (of intervals), duration in seconds, sha256, row (in
+    # ``decoded``), and the archive's own (speaker, gender, ...).
     table: pd.DataFrame
-    splits: tuple[Split, ...]
-    missing: tuple[str, ...]
-    left_out: pd.DataFrame
-    converted: pd.DataFrame
+    splits: tuple[Split, ...]  # the protocol's, as item ids
+    missing: tuple[str, ...]  # what of the archive is not on disk, one sentence each
+    left_out: pd.DataFrame  # path, reason: clips that could not be used
+    converted: pd.DataFrame  # path, reason: clips that were changed on reading
     source: Source
     decoded: decoding.Audio = field(repr=False)
 

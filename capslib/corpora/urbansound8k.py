@@ -32,17 +32,7 @@ SOURCES = (
     Source(
         name="urbansound8k",
         read=_read,
-        tasks={
-            "sound": Task(
-                "sound",
-                "recording",
-                _PROTOCOL,
-                by_fold,
-                interval_over="fold",
-                role="P0 Urban8K",
-                evidence="same corpus",
-            )
-        },
+        tasks={"sound": Task("sound", "recording", _PROTOCOL, by_fold, "fold", "P0 Urban8K", "same corpus")},
         citation="J. Salamon, C. Jacoby and J. P. Bello, A Dataset and Taxonomy for Urban Sound Research, ACM MM 2014",
         licence="CC BY-NC 3.0",
         how_to_get="unpack UrbanSound8K.tar.gz to urbansound8k/ in the data folder, "

@@ -20,8 +20,8 @@ GENDERS = {"F": "female", "M": "male"}
 # P0 section 3.
 SPEAKERS = {"male": 47, "female": 61}
 _PROTOCOL = (
-    "5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; speakers without a gender "
-    "are left out"
+    "5 folds by speaker (P0 gives no split); about a seventh of the other speakers validates; speakers without a "
+    "gender are left out"
 )
 _NAME = (
     r"(?:.*/)?wav48(?P<trimmed>_silence_trimmed)?/(?P<speaker>[ps]\d+)/(?P=speaker)_(?P<sentence>\d+)"
