@@ -130,4 +130,4 @@ def test_no_machine_path_in_git():
 
 def test_every_corpus_says_where_it_comes_from():
     for source in corpora.sources().values():
-        assert source.citation and source.licence and source.how_to_get and source.homepage, source.name
+        assert source.citation and source.licence and source.how_to_get, source.name

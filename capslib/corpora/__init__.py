@@ -11,32 +11,16 @@ from pathlib import Path
 from capslib import paths
 from capslib.corpora.folder import folder
 from capslib.corpora.folder import source as folder_source
-from capslib.corpora.splits import Split
-from capslib.corpora.table import Archive, Budget, Corpus, Source, Task, assemble
+from capslib.corpora.table import Budget, Corpus, Source, assemble
 from capslib.errors import CapslibError, choose
 
-__all__ = [
-    "Archive",
-    "Budget",
-    "Corpus",
-    "Source",
-    "Split",
-    "Task",
-    "at_hand",
-    "find",
-    "folder",
-    "is_embedded",
-    "load",
-    "parse",
-    "sources",
-]
+__all__ = ["Budget", "Corpus", "Source", "at_hand", "find", "folder", "is_embedded", "load", "parse", "sources"]
 
 
 @functools.cache
 def sources() -> dict[str, Source]:
     """Every corpus the project can read, by name: the ``SOURCES`` of each file in this folder."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}
 
 
@@ -98,9 +82,9 @@ def load(key: str, task: str | None = None) -> Corpus:
     source, named = parse(f"{key}:{task}" if task else key)
     folder = source.make() if source.make else find(key)
     if folder is None:
+        data = "$CAPSLIB_DATA" if os.environ.get("CAPSLIB_DATA") else "data/"
         raise CapslibError(
-            f"corpus {source.name!r} is not available: there is no {source.folder}/ in the data folder "
-            f"({'$CAPSLIB_DATA' if os.environ.get('CAPSLIB_DATA') else 'data/'}); "
+            f"corpus {source.name!r} is not available: there is no {source.folder}/ in the data folder ({data}); "
             f"{source.how_to_get}"
         )
     return _load(f"{source.name}:{named}", folder.resolve())
@@ -109,10 +93,7 @@ def load(key: str, task: str | None = None) -> Corpus:
 def at_hand(real: bool = True, embedded: bool = True, multi_label: bool = False) -> list[str]:
     """Keys (default tasks) of the corpora that ``load`` would find on this machine, recordings after embedded ones.
 
-    Args:
-        real: with recordings.
-        embedded: with those that need none.
-        multi_label: mixtures, in place of the corpora whose clips have one class each.
+    ``multi_label`` asks for mixtures, in place of the corpora whose clips have one class each.
     """
     keys = []
     for name, source in sources().items():

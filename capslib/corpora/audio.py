@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +36,14 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Audio:
-    """Decoded clips of one corpus, back to back in one memory-mapped array.
+    """Decoded clips of one corpus, back to back in one memory-mapped array."""
 
-    Attributes:
-        samples: int16 (total samples,).
-        offsets: int64 (clips + 1,); clip i is ``samples[offsets[i]:offsets[i + 1]]``.
-        sample_rate: of every clip, in hertz.
-        hashes: SHA-256 of each clip's samples, in the order of the clips.
-        problems: columns path, reason, used; clips with ``used`` False have no samples.
-    """
-
-    samples: np.ndarray
-    offsets: np.ndarray
-    sample_rate: int
-    hashes: tuple[str, ...]
-    problems: pd.DataFrame
+    samples: np.ndarray  # int16 (total samples,)
+    offsets: np.ndarray  # int64 (clips + 1,); clip i is samples[offsets[i]:offsets[i + 1]]
+    sample_rate: int  # of every clip, in hertz
+    hashes: tuple[str, ...]  # SHA-256 of each clip's samples, in the order of the clips
+    left_out: pd.DataFrame  # columns path, reason: clips that cannot be used, and have no samples
+    converted: pd.DataFrame  # columns path, reason: clips that were changed on reading
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.samples[self.offsets[i] : self.offsets[i + 1]]
@@ -77,13 +71,8 @@ def _ends_early(path: Path) -> bool:
 
 
 def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
-    """One file as mono int16 at ``sample_rate``.
+    """One file as mono int16 (n,) at ``sample_rate`` in hertz, and what had to be converted ("" if nothing).
 
-    Args:
-        path: wav, flac, ogg or whatever else libsndfile reads.
-        sample_rate: wanted, in hertz.
-    Returns:
-        The samples, int16 (n,), and what had to be converted ("" if nothing).
     Raises:
         Unusable: with the reason, in a few words.
     """
@@ -97,8 +86,7 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
                 raise Unusable("its header does not say how long it is: convert it once more")
             wide = file.read(dtype="int16" if subtype == "PCM_16" else "float64", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
-        raise Unusable(f"unreadable: {reason}") from None
+        raise Unusable(f"unreadable: {str(error).rsplit(': ', 1)[-1].strip().rstrip('.')}") from None
     except (MemoryError, ValueError):
         raise Unusable("unreadable: its header claims more samples than fit into memory") from None
     if _ends_early(path) or 0 < len(wide) < expected:
@@ -113,9 +101,8 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
         notes.append(f"{wide.shape[1]} channels averaged")
     if rate != sample_rate:
         notes.append(f"resampled from {rate} Hz")
-    if not notes and exact:
-        samples = wide[:, 0]
-    else:
+    samples = wide[:, 0]
+    if notes or not exact:
         mono = wide.mean(axis=1) / (32768.0 if exact else 1.0)
         if rate != sample_rate:
             mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
@@ -129,15 +116,14 @@ def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
 
 def _stamp(file: Path) -> tuple[int, int]:
     try:
-        status = file.stat()
+        return file.stat().st_size, file.stat().st_mtime_ns
     except OSError:  # a link to nowhere, as git-annex leaves them: decoding will say so
         return -1, 0
-    return status.st_size, status.st_mtime_ns
 
 
-def _try_decode(job: tuple[Path, int]) -> tuple[np.ndarray | None, str]:
+def _try_decode(file: Path, sample_rate: int) -> tuple[np.ndarray | None, str]:
     try:
-        return decode(*job)
+        return decode(file, sample_rate)
     except Unusable as problem:
         return None, str(problem)
     except OSError as error:
@@ -145,43 +131,41 @@ def _try_decode(job: tuple[Path, int]) -> tuple[np.ndarray | None, str]:
 
 
 def load(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int) -> Audio:
-    """Decode ``files`` once; later calls read the cache, as long as no file's size or time has changed.
+    """Decode the ``files`` of a corpus once; later calls read the cache, as long as no file's size or time has changed.
 
     Args:
-        name: the corpus, for the progress bar and the cache's folder.
-        files: the clips.
-        labels: how each clip is named in lists of problems (its path inside the corpus).
+        name: the corpus, for the progress bar and the cache.
+        files, labels: the clips, and how lists of problems name them (their paths inside the corpus).
         sample_rate: in hertz.
     Raises:
-        CapslibError: if the cache cannot be written. Clips that cannot be used are listed in ``problems``.
+        CapslibError: if the cache cannot be written. Clips that cannot be used are listed in ``left_out``.
     """
     manifest = [(label, *_stamp(file)) for label, file in zip(labels, files, strict=True)]
     key = hashlib.sha256(json.dumps([_VERSION, sample_rate, manifest]).encode()).hexdigest()[:16]
-    folder = paths.cache() / "audio"
-    index, samples_file = folder / f"{name}-{key}.json", folder / f"{name}-{key}.npy"
+    index, samples_file = (paths.cache() / "audio" / f"{name}-{key}{suffix}" for suffix in (".json", ".npy"))
     if not (index.is_file() and samples_file.is_file()):
-        _decode_all(name, files, labels, sample_rate, index, samples_file)
+        facts, samples = _decode_all(name, files, labels, sample_rate)
+        paths.write_atomically(samples_file, lambda temporary: np.save(temporary, samples))
+        paths.write_text(index, json.dumps(facts))
     facts = json.loads(index.read_text(encoding="utf-8"))
-    problems = pd.DataFrame(facts["problems"], columns=["path", "reason", "used"]).astype({"used": bool})
+    left_out, converted = (
+        pd.DataFrame([problem for *problem, used in facts["problems"] if used is wanted], columns=["path", "reason"])
+        for wanted in (False, True)
+    )
     samples = np.load(samples_file, mmap_mode="r") if facts["offsets"][-1] else np.zeros(0, np.int16)
-    return Audio(samples, np.array(facts["offsets"]), sample_rate, tuple(facts["hashes"]), problems)
+    return Audio(samples, np.array(facts["offsets"]), sample_rate, tuple(facts["hashes"]), left_out, converted)
 
 
-def _decode_all(
-    name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int, index: Path, samples_file: Path
-) -> None:
-    offsets, hashes, problems, chunks = [0], [], [], []
-    jobs = [(file, sample_rate) for file in files]
+def _decode_all(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int) -> tuple[dict, np.ndarray]:
+    """What the index says of the clips; and their samples, int16 (total samples,)."""
+    offsets, hashes, problems, chunks = [0], [], [], [np.zeros(0, np.int16)]
     with ThreadPoolExecutor(2) as pool:
-        decoded = pool.map(_try_decode, jobs)
-        bar = tqdm(decoded, total=len(jobs), desc=f"decoding {name}", unit="clip", disable=not sys.stderr.isatty())
+        decoded = pool.map(_try_decode, files, repeat(sample_rate))
+        bar = tqdm(decoded, total=len(files), desc=f"decoding {name}", unit="clip", disable=not sys.stderr.isatty())
         for label, (samples, note) in zip(labels, bar, strict=True):
             if note:
                 problems.append((label, note, samples is not None))
-            samples = np.zeros(0, np.int16) if samples is None else samples
-            chunks.append(samples)
-            offsets.append(offsets[-1] + len(samples))
-            hashes.append(hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest())
-    everything = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
-    paths.write_atomically(samples_file, lambda temporary: np.save(temporary, everything))
-    paths.write_text(index, json.dumps({"offsets": offsets, "hashes": hashes, "problems": problems}))
+            chunks.append(chunks[0] if samples is None else samples)
+            offsets.append(offsets[-1] + len(chunks[-1]))
+            hashes.append(hashlib.sha256(chunks[-1].astype("<i2").tobytes()).hexdigest())
+    return {"offsets": offsets, "hashes": hashes, "problems": problems}, np.concatenate(chunks)

@@ -116,9 +116,6 @@ def _unpack(file: Path, into: Path) -> None:
 def verify(folder: Path, listing: Path) -> None:
     """Check that every clip in ``folder`` is its owners', to the last bit, and that there are no others.
 
-    Args:
-        folder: in which the paths of the listing lie.
-        listing: csv of path and SHA-256.
     Raises:
         CapslibError: naming the first file that is missing, different or not listed.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
 import espeakng_loader
 import numpy as np
@@ -11,25 +10,8 @@ import numpy as np
 from capslib.errors import CapslibError
 
 _SYNCHRONOUS, _UTF8, _CHARACTERS = 2, 1, 1
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "pitch_range": 4}
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-
-
-@dataclass(frozen=True)
-class Prosody:
-    """How a sentence is spoken, in eSpeak's units.
-
-    Attributes:
-        rate: words a minute (80 to 450).
-        pitch: base pitch, 0 to 100 (50 is the voice's own).
-        pitch_range: 0 (monotone) to 100.
-        volume: 0 to 200 (100 is full scale for most voices).
-    """
-
-    rate: int = 165
-    pitch: int = 50
-    pitch_range: int = 50
-    volume: int = 90
 
 
 class Espeak:
@@ -57,27 +39,22 @@ class Espeak:
             self._blocks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    def say(self, text: str, voice: str, prosody: Prosody, seed: int = 0) -> np.ndarray:
+    def say(self, text: str, voice: str, seed: int, **prosody: int) -> np.ndarray:
         """Samples of ``text``, int16 (n,) at ``sample_rate``.
 
         Args:
             text: plain text.
             voice: language and variant, as "en-us+f3".
-            prosody: rate, pitch, range and volume.
             seed: of the breath noise that some voices have.
+            prosody: rate in words a minute (80 to 450), pitch (0 to 100; 50 is the voice's own), pitch_range (0, which
+                is monotone, to 100) and volume (0 to 200; 100 is full scale for most voices).
         Raises:
             CapslibError: for an unknown voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise CapslibError(f"eSpeak NG has no voice {voice!r}")
-        settings = {
-            _RATE: prosody.rate,
-            _VOLUME: prosody.volume,
-            _PITCH: prosody.pitch,
-            _RANGE: prosody.pitch_range,
-        }
-        for parameter, value in settings.items():
-            self._library.espeak_SetParameter(parameter, int(value), 0)
+        for name, parameter in _PARAMETERS.items():
+            self._library.espeak_SetParameter(parameter, int(prosody[name]), 0)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._blocks.clear()
         encoded = text.encode()

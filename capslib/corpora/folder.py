@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from capslib import paths
-from capslib.corpora.layout import SUFFIXES, clips, some
+from capslib.corpora.layout import SUFFIXES, Listing, clips, some
 from capslib.corpora.splits import Split, clip_folds, grouped_folds
 from capslib.corpora.table import Corpus, Source, Task, assemble
 from capslib.errors import CapslibError
@@ -23,34 +23,31 @@ _NO_GROUPS = (
 )
 
 
-def _read_csv(file: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_csv(file: Path) -> Listing:
+    where = paths.shown(file)
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")  # as Excel saves it, too
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CapslibError(f"{paths.shown(file)} cannot be read as csv: {error}") from None
-    absent = [column for column in ("path", "label") if column not in table.columns]
-    if absent:
-        raise CapslibError(
-            f"{paths.shown(file)} lacks the column {' and '.join(absent)}: its first line must be path,label or "
-            "path,label,group"
-        )
-    for column in ("label", "group"):
-        if column in table and (table[column].str.strip() == "").any():
-            row = table.index[table[column].str.strip() == ""][0]
-            raise CapslibError(f"{paths.shown(file)}, line {row + 2}: empty {column}")
-    twice = table["path"].duplicated()
-    if twice.any():
-        row = table.index[twice][0]
-        raise CapslibError(f"{paths.shown(file)}, line {row + 2}: {table['path'][row]!r} is listed a second time")
-    outside = table["path"].map(lambda p: Path(p).is_absolute() or ".." in Path(p).parts)
-    if outside.any():
-        raise CapslibError(f"{paths.shown(file)}: {table.loc[outside, 'path'].iloc[0]!r} leads out of its folder")
-    available = table["path"].map(lambda p: (file.parent / p).is_file())
+        raise CapslibError(f"{where} cannot be read as csv: {error}") from None
+    lacking = " and ".join(column for column in ("path", "label") if column not in table)
+    if lacking:
+        raise CapslibError(f"{where} lacks the column {lacking}: its first line must be path,label or path,label,group")
+    for column in table.columns.intersection(["label", "group"]):
+        empty = table.index[table[column].str.strip() == ""]
+        if len(empty):
+            raise CapslibError(f"{where}, line {empty[0] + 2}: empty {column}")
+    twice = table.loc[table["path"].duplicated(), "path"]
+    if len(twice):
+        raise CapslibError(f"{where}, line {twice.index[0] + 2}: {twice.iloc[0]!r} is listed a second time")
+    for path in map(Path, table["path"]):
+        if path.is_absolute() or ".." in path.parts:
+            raise CapslibError(f"{where}: {str(path)!r} leads out of its folder")
+    available = table["path"].map(lambda path: (file.parent / path).is_file())
     notes = some(table.loc[~available, "path"], f"of {len(table)} files of {file.name} are not available")
     return table[available].reset_index(drop=True), notes
 
 
-def _read_folders(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_folders(folder: Path) -> Listing:
     table, notes = clips(folder, r"(?P<label>[^/]+)/.+")
     if table.empty:
         raise CapslibError(
@@ -76,14 +73,14 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         )
     table_file = path if path.suffix == ".csv" else path / "labels.csv"
 
-    def read(_: Path) -> tuple[pd.DataFrame, list[str]]:
+    def read(_: Path) -> Listing:
         table, notes = _read_csv(table_file) if table_file.is_file() else _read_folders(path)
         if "group" in table:
             return table.rename(columns={"group": "source"}), notes
         itself = table["path"].map(lambda path: Path(path).with_suffix("").as_posix())  # whatever the container
         return table.assign(source=itself), [*notes, _NO_GROUPS]
 
-    def splits(table: pd.DataFrame) -> list[Split]:
+    def splits(table: pd.DataFrame, *_: str) -> list[Split]:
         groups = table.groupby("label")["group"].nunique()
         scarce = groups.idxmin()
         if groups[scarce] < 3:
@@ -91,18 +88,11 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
                 f"class {scarce!r} has {groups[scarce]} group(s), and training, validation and test "
                 f"need one each: add clips of {scarce!r} from other groups, or leave the class out"
             )
-        folds = min(num_folds, int(groups[scarce]))
         cut = clip_folds if table["group"].is_unique else grouped_folds
-        return cut(table, "group", "label", folds)
+        return cut(table, "group", "label", min(num_folds, int(groups[scarce])))
 
-    task = Task(
-        label="label",
-        group="source",
-        interval_over="fold",
-        splits=splits,
-        protocol=f"at most {num_folds} folds by group; a seventh of the other groups validates",
-        evidence="own data",
-    )
+    protocol = f"at most {num_folds} folds by group; a seventh of the other groups validates"
+    task = Task("label", "source", protocol, splits, interval_over="fold", evidence="own data")
     return Source(
         name="folder",
         read=read,
@@ -111,17 +101,13 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
         sample_rate=sample_rate,
         citation=f"own recordings {name!r}",
         licence="its owner's",
-        homepage="",
         how_to_get="put your recordings there: one folder per class, or labels.csv with path,label,group",
     )
 
 
 def folder(path: str | Path, **options: object) -> Corpus:
-    """The corpus of one's own recordings, wherever they lie.
+    """The corpus of one's own recordings, wherever they lie; ``options`` are ``sample_rate`` and ``num_folds``.
 
-    Args:
-        path: the folder, or a csv, in one of the two layouts above.
-        options: ``sample_rate`` and ``num_folds`` of ``source``.
     Raises:
         CapslibError: if ``path`` is not there, or holds nothing that can be classified.
     """

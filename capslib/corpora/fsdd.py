@@ -1,17 +1,19 @@
 """Free Spoken Digit Dataset: ten English digits, 50 recordings of each by every speaker, 8 kHz.
 
 Layout: ``recordings/{digit}_{speaker}_{index}.wav``. P0 used the release of 2018 with three speakers, of whom "one
-speaker is used only for testing"; which one is not said, so all three are rotated.
+speaker is used only for testing"; which one is not said, so all three are rotated. Homepage:
+https://github.com/Jakobovski/free-spoken-digit-dataset.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from capslib import paths
-from capslib.corpora.layout import clips, expected
+from capslib.corpora.layout import Listing, clips, expected
 from capslib.corpora.splits import Split, by_fold, leave_one_group_out
 from capslib.corpora.table import Archive, Budget, Source, Task
 
@@ -26,30 +28,29 @@ _ARCHIVE = Archive(
 )
 
 
-def _read(folder: Path, speakers: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
+def _read(folder: Path, speakers: tuple[str, ...]) -> Listing:
     table, notes = clips(folder, r"(?:.*/)?recordings/(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)")
     table = table[table["speaker"].isin(speakers)]
     return table, notes + expected(len(table), 500 * len(speakers), "recordings")
 
 
-def _rotate_speakers(table: pd.DataFrame) -> list[Split]:
+def _rotate_speakers(table: pd.DataFrame, group: str, _: str) -> list[Split]:
     """Every tenth recording of the two training speakers validates: no third speaker is left for it."""
-    return leave_one_group_out(table, "speaker", validation=table["index"].astype(int) % 10 == 0)
+    return leave_one_group_out(table, group, validation=table["index"].astype(int) % 10 == 0)
 
 
-def _source(name: str, speakers: tuple[str, ...], task: Task, full: Budget) -> Source:
+def _source(name: str, speakers: tuple[str, ...], budget: Budget, **task: object) -> Source:
     return Source(
         name=name,
-        read=lambda folder: _read(folder, speakers),
+        read=partial(_read, speakers=speakers),
         folder="fsdd",
-        tasks={"digit": task},
+        tasks={"digit": Task(label="digit", group="speaker", **task)},
         sample_rate=8_000,
         citation="Z. Jackson et al., Free Spoken Digit Dataset, doi:10.5281/zenodo.1342401",
         licence="CC BY-SA 4.0",
-        homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
         how_to_get="run `make data`, or clone its repository to fsdd/ in the data folder",
         archive=_ARCHIVE,
-        budgets={"full": full},
+        budgets={"full": budget},
     )
 
 
@@ -57,28 +58,17 @@ SOURCES = (
     _source(
         "fsdd",
         SPEAKERS_2018,
-        Task(
-            label="digit",
-            group="speaker",
-            interval_over="speaker",
-            splits=_rotate_speakers,
-            protocol="one speaker tests, each in turn; every tenth clip of the two training speakers validates",
-            role="P0 FSDD",
-            evidence="same corpus",
-        ),
         Budget(epochs=30, seeds=5),
+        protocol="one speaker tests, each in turn; every tenth clip of the two training speakers validates",
+        splits=_rotate_speakers,
+        role="P0 FSDD",
+        evidence="same corpus",
     ),
     _source(
         "fsdd6",
         SPEAKERS_2020,
-        Task(
-            label="digit",
-            group="speaker",
-            interval_over="speaker",
-            splits=lambda table: by_fold(table, "speaker", "digit", fold="speaker"),
-            protocol="one speaker of six tests, each in turn; one of the other five validates",
-            evidence="stand-in",
-        ),
         Budget(epochs=10),
+        protocol="one speaker of six tests, each in turn; one of the other five validates",
+        splits=partial(by_fold, fold="speaker"),
     ),
 )

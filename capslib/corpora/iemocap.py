@@ -3,7 +3,8 @@
 Layout: ``Session{k}/sentences/wav/{dialog}/{utterance}.wav``, where the last part of an utterance's name says who
 speaks (``_F000``, ``_M001``), and ``Session{k}/dialog/EmoEvaluation/{dialog}.txt``, where the raters' common label of
 each utterance is a line ``[start - end] utterance code [valence, activation, dominance]``. Scripted dialogs and the
-recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy.
+recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not counted as happy. Homepage:
+https://sail.usc.edu/iemocap.
 """
 
 from __future__ import annotations
@@ -14,26 +15,17 @@ from pathlib import Path
 import pandas as pd
 
 from capslib import paths
-from capslib.corpora.layout import clips, some
+from capslib.corpora.layout import Listing, absent, clips, some
 from capslib.corpora.splits import pairs
 from capslib.corpora.table import Source, Task
 from capslib.errors import CapslibError
 
-EMOTIONS = {
-    "ang": "angry",
-    "dis": "disgust",
-    "exc": "excited",
-    "fea": "fearful",
-    "fru": "frustrated",
-    "hap": "happy",
-    "neu": "neutral",
-    "oth": "other",
-    "sad": "sad",
-    "sur": "surprised",
-    "xxx": "no agreement",
-}
+EMOTIONS = {"ang": "angry", "hap": "happy", "neu": "neutral", "sad": "sad"}
+# Disgusted, excited, fearful, frustrated, other, surprised, and no agreement of the raters.
+UNUSED = ("dis", "exc", "fea", "fru", "oth", "sur", "xxx")
 # P2 Table III: improvised utterances of the four classes in the whole archive.
 COUNTS = {"neutral": 1_099, "angry": 289, "happy": 284, "sad": 608}
+_PROTOCOL = "improvised dialogs; one fold per session: {roles}, the other sessions train, as in P1 and P2"
 _NAME = (
     r"(?:.*/)?Session(?P<session>[1-5])/(?:dialog/wav/Ses\w+|sentences/wav/"
     r"(?P<dialog>Ses0(?P=session)[FM]_(?P<scenario>impro|script)\w*)/(?P<utterance>(?P=dialog)_(?P<letter>[FM])\w+))"
@@ -55,8 +47,8 @@ def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
             continue
         for number, line in enumerate(text.split("\n"), start=1):
             match = _LABEL.fullmatch(line.strip())
-            if match and match["code"] in EMOTIONS:
-                emotion = EMOTIONS[match["code"]]
+            if match and match["code"] in (*EMOTIONS, *UNUSED):
+                emotion = EMOTIONS.get(match["code"], match["code"])
                 if emotions.setdefault(match["utterance"], emotion) != emotion:
                     torn.add(match["utterance"])
             elif line.startswith("[") or "Ses0" in line:  # the others are single raters' remarks
@@ -68,10 +60,10 @@ def _labels(folder: Path) -> tuple[pd.Series, list[str]]:
         + some(without, "label file(s) hold no label")
         + some(sorted(torn), "utterance(s) have two different labels and are not used")
     )
-    return pd.Series({name: emotion for name, emotion in emotions.items() if name not in torn}, dtype=object), notes
+    return pd.Series(emotions, dtype=object).drop(list(torn)), notes
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read(folder: Path) -> Listing:
     table, notes = clips(folder, _NAME)
     table = table[table["scenario"] == "impro"].drop(columns="scenario")
     labels, unusable = _labels(folder)
@@ -84,57 +76,51 @@ def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
             f"corpus 'iemocap': none of the {len(table)} improvised utterances in {paths.shown(folder)} has a label: "
             "put the owners' text files into Session*/dialog/EmoEvaluation/"
         )
-    notes += unusable
-    notes += some(labels.index[~labels.index.isin(table["utterance"])], "labelled utterance(s) have no recording")
+    lost = labels.index[~labels.index.isin(table["utterance"])]
+    notes += unusable + some(lost, "labelled utterance(s) have no recording")
     notes += some(table.loc[bare, "path"], "improvised utterance(s) have no label and are not used")
-    table = table[~bare]
-    return table, notes + _incomplete(table)
+    return table[~bare], notes + _incomplete(table[~bare])
 
 
 def _incomplete(table: pd.DataFrame) -> list[str]:
     """What of P1's and P2's utterances is not available."""
     used = table[table["emotion"].isin(COUNTS)]
     speakers = used.groupby("session")["speaker"].nunique()
-    absent = [session for session in "12345" if session not in speakers.index]
-    alone = sorted(speakers.index[speakers < 2])
+    notes = absent("12345", used["session"], "session(s) {} are not available")
+    alone = ", ".join(sorted(speakers.index[speakers < 2]))
+    notes += [f"session(s) {alone} have one speaker only: they train, and make no fold"] if alone else []
     counts = {emotion: int((used["emotion"] == emotion).sum()) for emotion in COUNTS}
-    notes = [f"session(s) {', '.join(absent)} are not available"] if absent else []
-    notes += [f"session(s) {', '.join(alone)} have one speaker only: they train, and make no fold"] if alone else []
     if counts != COUNTS:
         ours = ", ".join(f"{counts[emotion]} of {number:,} {emotion}" for emotion, number in COUNTS.items())
         notes.append(f"the utterances are not those of P1 and P2: {ours}")
     return notes
 
 
-def _task(tester: str, other: str, remark: str) -> Task:
-    return Task(
-        label="emotion",
-        group="speaker",
-        interval_over="speaker",
-        splits=lambda table: pairs(table, "session", "gender", tester),
-        protocol=f"improvised dialogs; one fold per session: its {tester} speaker tests, its {other} one validates "
-        f"({remark}), the other sessions train, as in P1 and P2",
-        role="P0 IEMOCAP",
-        evidence="same corpus",
-        classes=tuple(sorted(COUNTS)),
-    )
+def both_ways(name: str, pair: str, protocol: str, **facts: object) -> dict[str, Task]:
+    """P1's and P2's protocol as two tasks: in ``name`` the man of each pair tests, in ``name``_swapped the woman.
+
+    ``pair`` is the column that numbers the pairs; ``protocol`` has ``{roles}`` where it says who tests, who validates.
+    """
+
+    def task(tester: str, other: str, remark: str) -> Task:
+        sentence = protocol.format(roles=f"its {tester} speaker tests, its {other} one validates ({remark})")
+        return Task("emotion", "speaker", sentence, lambda table, *_: pairs(table, pair, tester), **facts)
+
+    return {
+        name: task("male", "female", f"the papers do not say which; {name}_swapped has it the other way round"),
+        f"{name}_swapped": task("female", "male", f"the roles of {name} swapped"),
+    }
 
 
 SOURCES = (
     Source(
         name="iemocap",
         read=_read,
-        folder="iemocap",
-        tasks={
-            "emotion4": _task(
-                "male", "female", "the papers do not say which; emotion4_swapped has it the other way round"
-            ),
-            "emotion4_swapped": _task("female", "male", "the roles of emotion4 swapped"),
-        },
-        sample_rate=16_000,
+        tasks=both_ways(
+            "emotion4", "session", _PROTOCOL, role="P0 IEMOCAP", evidence="same corpus", classes=tuple(COUNTS)
+        ),
         citation="C. Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, 2008",
         licence="for research, by agreement with its owners",
-        homepage="https://sail.usc.edu/iemocap/",
         how_to_get="ask its owners at sail.usc.edu/iemocap, and unpack IEMOCAP_full_release to iemocap/ in the data "
         "folder, so that sentences/wav and dialog/EmoEvaluation of every session are there",
     ),

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
+Listing = tuple[pd.DataFrame, list[str]]  # clips, one row per clip; and what is missing or odd, one sentence each
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 
 
-def clips(folder: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
+def clips(folder: Path, pattern: str) -> Listing:
     """Every audio file below ``folder`` whose relative path without suffix matches ``pattern`` wholly.
 
-    Args:
-        folder: of the archive.
-        pattern: regular expression with named groups, which become columns (strings).
-    Returns:
-        Table with the columns path and the named groups; and one sentence if some audio files bear other names.
+    The table has the column path and one of strings per named group of ``pattern``.
     """
     compiled = re.compile(pattern)
     rows, others = [], []
@@ -31,13 +28,19 @@ def clips(folder: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
             rows.append({"path": relative.as_posix(), **match.groupdict()})
         else:
             others.append(relative.as_posix())
-    notes = [f"{len(others)} audio file(s) bear other names and are not used, e.g. {others[0]}"] if others else []
+    notes = some(others, "audio file(s) bear other names and are not used")
     return pd.DataFrame(rows, columns=["path", *compiled.groupindex]), notes
 
 
 def expected(number: int, of: int, what: str) -> list[str]:
     """One sentence when only ``number`` of an archive's ``of`` clips are available."""
     return [f"{of - number} of {of} {what} are not available"] if number < of else []
+
+
+def absent(values: Iterable, column: pd.Series, sentence: str) -> list[str]:
+    """One ``sentence``, "no clip of {}", that names the ``values`` that are nowhere in ``column``."""
+    names = [str(value) for value in sorted(set(values) - set(column))]
+    return [sentence.format(", ".join(names))] if names else []
 
 
 def some(things: Iterable[str], what: str) -> list[str]:

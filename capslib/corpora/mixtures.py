@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from capslib import corpora, paths
+from capslib import corpora
 from capslib.corpora import ased, musan, noises, ravdess, synthetic, urbansound8k, vctk
 from capslib.corpora.audio import Unusable, decode
-from capslib.corpora.layout import some
+from capslib.corpora.layout import Listing, some
 from capslib.corpora.splits import Split
 from capslib.corpora.table import Budget, Corpus, Source, Task
 from capslib.errors import CapslibError
@@ -40,30 +40,19 @@ LONGEST_PAUSE = 0.1  # seconds between two speakers
 _PEAK = 0.999
 _SILENT = 1e-4  # RMS
 _LETTERS = {"F": "female", "M": "male"}
-_ABOUT = {
-    source.name: source
-    for module in (ased, musan, noises, ravdess, synthetic, urbansound8k, vctk)
-    for source in module.SOURCES
-}
+_MODULES = (ased, musan, noises, ravdess, synthetic, urbansound8k, vctk)
+_ABOUT = {source.name: source for module in _MODULES for source in module.SOURCES}
 
 
 @dataclass(frozen=True)
 class _Material:
-    """What a mixture takes from one corpus.
-
-    Attributes:
-        corpus: its name.
-        group: column whose values (speakers, recordings) never straddle pools.
-        even: column whose values are spread evenly over the pools.
-        only: the values to use, by column; None for all clips.
-        seconds: length of an excerpt, where recordings are minutes long.
-    """
+    """What a mixture takes from one corpus."""
 
     corpus: str
-    group: str
-    even: str
-    only: Mapping[str, tuple[str, ...]] | None = None
-    seconds: float = math.inf
+    group: str  # column whose values (speakers, recordings) never straddle pools
+    even: str  # column whose values are spread evenly over the pools
+    only: tuple[str, Sequence[str]] | None = None  # a column, and its values to use; None for all clips
+    seconds: float = math.inf  # length of an excerpt, where recordings are minutes long
 
 
 @dataclass(frozen=True)
@@ -86,10 +75,10 @@ _ASED = _Material("ased", "speaker", "gender")
 _RAVDESS = _Material("ravdess", "actor", "gender")
 _VCTK = _Material("vctk", "speaker", "gender")
 _VOICES = _Material("synth_speech", "voice", "gender")
-_READERS = _Material("musan", "recording", "origin", {"kind": ("speech",)}, seconds=4.0)
-_CITY_SOUNDS = tuple(sorted({*urbansound8k.CLASSES} - {"children_playing", "street_music"}))
-_CITY = _Material("urbansound8k", "recording", "sound", {"sound": _CITY_SOUNDS})
-_NOISES = _Material("musan", "recording", "origin", {"kind": ("noise",)})
+_READERS = _Material("musan", "recording", "origin", ("kind", ["speech"]), seconds=4.0)
+_CITY_SOUNDS = sorted({*urbansound8k.CLASSES} - {"children_playing", "street_music"})
+_CITY = _Material("urbansound8k", "recording", "sound", ("sound", _CITY_SOUNDS))
+_NOISES = _Material("musan", "recording", "origin", ("kind", ["noise"]))
 _SYNTHETIC_NOISES = _Material("synth_noise", "recording", "sound")
 MIXTURES = {
     "multi_gender_ased": Mixture(_ASED, None, 5, 50, "P0 Multi-VCTK", "stand-in"),
@@ -179,8 +168,7 @@ def _pairs(first: pd.DataFrame, second: pd.DataFrame, random: np.random.Generato
 
 
 def _two_speakers(category: str, speech: pd.DataFrame, random: np.random.Generator) -> Iterator[dict]:
-    first, second = (speech[speech["even"] == _LETTERS[letter]] for letter in category.split("-"))
-    for one, other in _pairs(first, second, random):
+    for one, other in _pairs(*(speech[speech["even"] == _LETTERS[letter]] for letter in category.split("-")), random):
         if one["group"] != other["group"]:
             yield {
                 "gender": "+".join(sorted({one["even"], other["even"]})),
@@ -195,29 +183,29 @@ def _two_speakers(category: str, speech: pd.DataFrame, random: np.random.Generat
 def _speech_or_noise(
     category: str, speech: pd.DataFrame, noise: pd.DataFrame, random: np.random.Generator
 ) -> Iterator[dict]:
-    present = category.split("+")
     if category == "speech":
-        pairs: Iterator = zip(_in_turn(speech, random), itertools.repeat(None))
+        pairs: Iterator = zip(_in_turn(speech, random), itertools.repeat({}))
     elif category == "noise":  # as long as some speech is, or the length would tell
         pairs = zip(itertools.cycle(_in_turn(speech, random)), _in_turn(noise, random))
     else:
         pairs = _pairs(speech, noise, random)
-    for said, played in pairs:
+    for length_of, played in pairs:
+        said = {} if category == "noise" else length_of
         yield {
-            "kind": "+".join(sorted(present)),
-            "speech": said["path"] if "speech" in present else None,
-            "speaker": said["group"] if "speech" in present else None,
-            "length_of": said["path"],
+            "kind": "+".join(sorted(category.split("+"))),
+            "speech": said.get("path"),
+            "speaker": said.get("group"),
+            "length_of": length_of["path"],
             "speech_place": random.random(),
-            "noise": played and played["path"],
-            "recording": played and played["group"],
-            "sound": played and played["even"],
+            "noise": played.get("path"),
+            "recording": played.get("group"),
+            "sound": played.get("even"),
             "noise_place": random.random(),
-            "snr": SNR if len(present) == 2 else None,
+            "snr": SNR if said and played else None,
         }
 
 
-def _in_pools(name: str, material: _Material, random: np.random.Generator) -> tuple[pd.DataFrame, list[str]]:
+def _in_pools(name: str, material: _Material, random: np.random.Generator) -> Listing:
     """Columns path, group, even, pool (from 1) of the clips that may be used; and what of the corpus is missing.
 
     Raises:
@@ -225,26 +213,26 @@ def _in_pools(name: str, material: _Material, random: np.random.Generator) -> tu
     """
     mixture, source = MIXTURES[name], _ABOUT[material.corpus]
     table, missing = source.read(_folder(source.name))
-    for column, values in (material.only or {}).items():
+    if material.only:
+        column, values = material.only
         table = table[table[column].isin(values)]
     if table.empty:
         raise CapslibError(f"corpus {name!r}: there is nothing to mix in {source.name!r}: {source.how_to_get}")
     table = table.sort_values("path").rename(columns={material.group: "group", material.even: "even"})
-    table = table[["path", "group", "even"]]
     kinds = table.groupby("group")["even"].first()
     pools: dict[str, int] = {}
     for kind in sorted(kinds.unique()):
         groups = kinds.index[kinds == kind]
         for group in groups[random.permutation(len(groups))]:
             pools[group] = len(pools) % mixture.num_pools + 1
-    table = table.assign(pool=table["group"].map(pools))
+    table = table[["path", "group", "even"]].assign(pool=table["group"].map(pools))
     wanted, needed = ([""], 1) if mixture.noise else (_LETTERS.values(), 2)  # any recording, or two of each gender
     for pool, kind in itertools.product(range(1, mixture.num_pools + 1), wanted):
         number = table.loc[(table["pool"] == pool) & (not kind or table["even"] == kind), "group"].nunique()
         if number < needed:
             raise CapslibError(
-                f"corpus {name!r}: pool {pool} has {number} {kind}{' ' if kind else ''}{material.group}(s), "
-                f"needs {needed}: add recordings to {source.name!r}"
+                f"corpus {name!r}: pool {pool} has {number} {f'{kind} {material.group}'.strip()}(s), needs {needed}: "
+                f"add recordings to {source.name!r}"
             )
     return table, [f"{source.name}: {sentence}" for sentence in missing]
 
@@ -254,39 +242,38 @@ def _mix(
 ) -> None:
     """Write every clip, and items.json with how each was made."""
     mixture = MIXTURES[name]
-    reader, rows, refused = _Reader(mixture), [], []
-    categories = ("speech", "noise", "speech+noise") if mixture.noise else ("M-M", "M-F", "F-M", "F-F")
-    draw = _speech_or_noise if mixture.noise else _two_speakers
-    pools = range(1, mixture.num_pools + 1)
-    places = list(itertools.product(pools, categories))
-    fewest = mixture.each
+    reader, mixed, refused = _Reader(mixture), [], []
+    draw, categories = _two_speakers, ("M-M", "M-F", "F-M", "F-F")
+    if mixture.noise:
+        draw, categories = _speech_or_noise, ("speech", "noise", "speech+noise")
+    places = list(itertools.product(range(1, mixture.num_pools + 1), categories))
     for pool, category in tqdm(places, desc=f"mixing {name}", unit="category", disable=not sys.stderr.isatty()):
-        number, reasons = 0, []
-        for row in draw(category, *(clips[clips["pool"] == pool] for clips in tables), random):
-            row = {"path": f"{category}_{pool}_{number:02d}.flac", "category": category, "pool": pool} | row
+        rows, reasons = [], []
+        for drawn in draw(category, *(clips[clips["pool"] == pool] for clips in tables), random):
+            row = {"path": f"{category}_{pool}_{len(rows):02d}.flac", "category": category, "pool": pool} | drawn
             try:
                 samples, row["quieter"] = _sound(reader, mixture, row, SNR)
             except Unusable as problem:
                 reasons.append(f"{category} in pool {pool}: {problem}")
                 continue
             synthetic.write_clip(folder / row["path"], samples, reader.sample_rate)
-            rows.append((number, row))
-            number += 1
-            if number == mixture.each:
+            rows.append(row)
+            if len(rows) == mixture.each:
                 break
-        if number == 0:
+        if not rows:
             raise CapslibError(
                 f"corpus {name!r}: no clip of {category} can be mixed from pool {pool} "
                 f"({'; '.join(reasons[:1]) or 'no pairs'}): add recordings"
             )
+        mixed.append(rows)
         refused += reasons
-        fewest = min(fewest, number)
-    for surplus in [row for number, row in rows if number >= fewest]:  # every category as often in every pool
+    fewest = min(map(len, mixed))  # of every category as many in every pool
+    for surplus in itertools.chain.from_iterable(rows[fewest:] for rows in mixed):
         (folder / surplus["path"]).unlink()
-    items = [row for number, row in rows if number < fewest]
     if fewest < mixture.each:
         missing = [*missing, f"{fewest} instead of {mixture.each} clips per category and pool: no more sources"]
     missing = [*missing, *some(refused, "mixture(s) could not be made and were replaced by others")]
+    items = [row for rows in mixed for row in rows[:fewest]]
     (folder / "items.json").write_text(json.dumps({"missing": missing, "items": items}), encoding="utf-8")
 
 
@@ -298,19 +285,17 @@ def make(name: str) -> Path:
     Raises:
         CapslibError: if the sources are too few, or the cache cannot be written.
     """
-    mixture = MIXTURES[name]
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(name.encode(), "little")))
-    drawn = [_in_pools(name, material, random) for material in mixture.materials]
-    tables, missing = [clips for clips, _ in drawn], list(dict.fromkeys(note for _, notes in drawn for note in notes))
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for material, clips in zip(mixture.materials, tables, strict=True):
-        folder = _folder(material.corpus)
+    random, inputs, tables, missing = synthetic.generator(name), [Path(__file__).read_bytes()], [], {}
+    for material in MIXTURES[name].materials:
+        clips, notes = _in_pools(name, material, random)
+        tables.append(clips)
+        missing |= dict.fromkeys(notes)
         for path in clips["path"]:
-            status = (folder / path).lstat()
+            status = (_folder(material.corpus) / path).lstat()
             line = f"{material.corpus}/{path} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "replace"))
-    folder = paths.cache() / "mixtures" / f"{name}-{digest.hexdigest()[:12]}"
-    return synthetic.make_once(folder, functools.partial(_mix, name, tables, missing, random))
+            inputs.append(line.encode("utf-8", "replace"))
+    mix = functools.partial(_mix, name, tables, [*missing], random)
+    return synthetic.make_once("mixtures", name, b"".join(inputs), mix)
 
 
 def remix(corpus: Corpus, items: Sequence[str], snr: float) -> list[np.ndarray]:
@@ -335,27 +320,23 @@ def remix(corpus: Corpus, items: Sequence[str], snr: float) -> list[np.ndarray]:
     for item in items:
         if item not in corpus.table.index:
             raise CapslibError(f"corpus {corpus.name!r} has no clip {item!r}: its ids are in .table.index")
-        row = corpus.table.loc[item]
+        row, clip = corpus.table.loc[item], f"clip {item!r} of corpus {corpus.name!r}"
         if row["category"] != "speech+noise":
-            raise CapslibError(
-                f"clip {item!r} of corpus {corpus.name!r} is {row['category']} alone: remix takes speech+noise"
-            )
+            raise CapslibError(f"{clip} is {row['category']} alone: remix takes speech+noise")
         try:
             samples, _ = _sound(reader, mixture, row, float(snr))
         except Unusable as problem:
-            raise CapslibError(
-                f"clip {item!r} of corpus {corpus.name!r} cannot be mixed again: a source is {problem}"
-            ) from None
+            raise CapslibError(f"{clip} cannot be mixed again: a source is {problem}") from None
         waveforms.append(samples.astype(np.float32))
     return waveforms
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read(folder: Path) -> Listing:
     facts = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     return pd.DataFrame(facts["items"]), facts["missing"]
 
 
-def _splits(table: pd.DataFrame) -> list[Split]:
+def _splits(table: pd.DataFrame, *_: str) -> list[Split]:
     """Pool k tests and the next one validates."""
     pools = {pool: tuple(table.index[table["pool"] == pool]) for pool in sorted(table["pool"].unique())}
     splits = []
@@ -366,34 +347,24 @@ def _splits(table: pd.DataFrame) -> list[Split]:
 
 
 def _source(name: str, mixture: Mixture) -> Source:
-    needs = tuple(dict.fromkeys(material.corpus for material in mixture.materials))
+    needs = [_ABOUT[corpus] for corpus in dict.fromkeys(material.corpus for material in mixture.materials)]
     label, dealt = ("kind", "speakers and noise recordings") if mixture.noise else ("gender", "speakers")
     if mixture.speech is _READERS:
         dealt = "files of speech (one reader may have given several) and of noise"
-    task = Task(
-        label=label,
-        group="pool",
-        interval_over="fold",
-        splits=_splits,
-        protocol=f"{dealt} are dealt into {mixture.num_pools} pools; each tests in turn, the next one validates",
-        role=mixture.role,
-        evidence=mixture.evidence,
-        multi_label=True,
-    )
+    protocol = f"{dealt} are dealt into {mixture.num_pools} pools; each tests in turn, the next one validates"
+    task = Task(label, "pool", protocol, _splits, "fold", mixture.role, mixture.evidence, multi_label=True)
     return Source(
         name=name,
         read=_read,
-        folder="",
         tasks={label: task},
-        sample_rate=_ABOUT[mixture.speech.corpus].sample_rate,
-        citation="mixed here from: " + "; ".join(_ABOUT[corpus].citation for corpus in needs),
-        licence="; ".join(f"{corpus}: {_ABOUT[corpus].licence}" for corpus in needs),
-        homepage=_ABOUT[mixture.speech.corpus].homepage,
-        how_to_get="mixed on first use; " + "; ".join(f"{corpus}: {_ABOUT[corpus].how_to_get}" for corpus in needs),
+        sample_rate=needs[0].sample_rate,
+        citation="mixed here from: " + "; ".join(source.citation for source in needs),
+        licence="; ".join(f"{source.name}: {source.licence}" for source in needs),
+        how_to_get="mixed on first use; " + "; ".join(f"{source.name}: {source.how_to_get}" for source in needs),
         # The full profile's default budget: with 8 epochs, as ASED has, CAPS does not learn the mixtures.
         budgets={"quick": Budget(epochs=8, batch_size=16)} if mixture.evidence == "synthetic" else {},
         make=functools.partial(make, name),
-        made_from=needs,
+        made_from=tuple(source.name for source in needs),
     )
 
 

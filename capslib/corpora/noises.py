@@ -6,24 +6,21 @@ the end, so that the clips are the same on every machine.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.signal import butter, sosfilt
 
-from capslib import paths
 from capslib.corpora.layout import clips
 from capslib.corpora.splits import grouped_folds
-from capslib.corpora.synthetic import SAMPLE_RATE, make_once, write_clip
+from capslib.corpora.synthetic import SAMPLE_RATE, generator, make_once, write_clip
 from capslib.corpora.table import Source, Task
 
 _NAME = "synth_noise"
+_PROTOCOL = "3 folds by recording; a seventh of the other recordings validates"
 _RECORDINGS = 12  # of each sound
-_SECONDS = 3
-_TIME = np.arange(_SECONDS * SAMPLE_RATE) / SAMPLE_RATE
+_TIME = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE  # seconds
 
 
 def _band(random: np.random.Generator, low: float, high: float, driven: np.ndarray | None = None) -> np.ndarray:
@@ -63,9 +60,8 @@ def _crackle(random: np.random.Generator) -> np.ndarray:
 
 def _hammer(random: np.random.Generator) -> np.ndarray:
     since = _TIME % (1 / random.uniform(4, 14))
-    return np.exp(-since * random.uniform(30, 80)) * _band(
-        random, random.uniform(100, 800), random.uniform(1_500, 3_500)
-    )
+    decay = np.exp(-since * random.uniform(30, 80))
+    return decay * _band(random, random.uniform(100, 800), random.uniform(1_500, 3_500))
 
 
 def _engine(random: np.random.Generator) -> np.ndarray:
@@ -79,58 +75,31 @@ def _beeps(random: np.random.Generator) -> np.ndarray:
     return (_TIME % period < period * random.uniform(0.3, 0.6)) * np.sin(2 * np.pi * random.uniform(700, 3_000) * _TIME)
 
 
-_SOUNDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
-    "hiss": _hiss,
-    "rumble": _rumble,
-    "hum": _hum,
-    "siren": _siren,
-    "crackle": _crackle,
-    "hammer": _hammer,
-    "engine": _engine,
-    "beeps": _beeps,
-}
+_SOUNDS = (_hiss, _rumble, _hum, _siren, _crackle, _hammer, _engine, _beeps)
 
 
 def _fill(folder: Path) -> None:
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(_NAME.encode(), "little")))
-    for sound, play in _SOUNDS.items():
+    random = generator(_NAME)
+    for play in _SOUNDS:
         for number in range(_RECORDINGS):
             played = play(random)
             played = played / np.sqrt(np.mean(played**2)) + 0.03 * random.standard_normal(len(played))
             played *= min(0.1, 0.9 / np.abs(played).max())
-            write_clip(folder / f"{sound}_{number:02d}.flac", played, SAMPLE_RATE)
+            write_clip(folder / f"{play.__name__.strip('_')}_{number:02d}.flac", played, SAMPLE_RATE)
 
 
-def _make() -> Path:
-    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    return make_once(paths.cache() / "synthetic" / f"{_NAME}-{version}", _fill)
-
-
-def _read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    return clips(folder, r"(?P<recording>(?P<sound>[a-z]+)_\d+)")
-
-
+_TASK = Task(
+    "sound", "recording", _PROTOCOL, partial(grouped_folds, num_folds=3), "fold", evidence="synthetic", alone=False
+)
 SOURCES = (
     Source(
         name=_NAME,
-        read=_read,
-        folder="",
-        tasks={
-            "sound": Task(
-                label="sound",
-                group="recording",
-                interval_over="fold",
-                splits=lambda table: grouped_folds(table, "recording", "sound", 3),
-                protocol="3 folds by recording; a seventh of the other recordings validates",
-                evidence="synthetic",
-                alone=False,
-            )
-        },
+        read=partial(clips, pattern=r"(?P<recording>(?P<sound>[a-z]+)_\d+)"),
+        tasks={"sound": _TASK},
         sample_rate=SAMPLE_RATE,
         citation="eight kinds of noise, synthesized here",
         licence="made here",
-        homepage="https://docs.scipy.org/doc/scipy/reference/signal.html",
         how_to_get="made on first use",
-        make=_make,
+        make=lambda: make_once("synthetic", _NAME, Path(__file__).read_bytes(), _fill),
     ),
 )

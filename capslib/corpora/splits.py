@@ -21,25 +21,19 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Item ids of one fold.
+    """Item ids of one fold."""
 
-    Attributes:
-        name: of the fold, e.g. the test speaker.
-        train, validation, test: item ids.
-        validation_shares_groups: validation clips come from the training speakers, because too few remain.
-    """
-
-    name: str
+    name: str  # of the fold, e.g. the test speaker
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
-    validation_shares_groups: bool = False
+    validation_shares_groups: bool = False  # validation clips come from the training speakers, as too few remain
 
 
 def _split(table: pd.DataFrame, name: str, validation: pd.Series, test: pd.Series, shares: bool = False) -> Split:
     """A split from two masks by item: the clips of neither train."""
-    parts = (~(validation | test), validation, test)
-    return Split(name, *(tuple(table.index[part]) for part in parts), validation_shares_groups=shares)
+    train, validation, test = (tuple(table.index[part]) for part in (~(validation | test), validation, test))
+    return Split(name, train, validation, test, shares)
 
 
 def leave_one_group_out(table: pd.DataFrame, group: str, validation: pd.Series) -> list[Split]:
@@ -48,26 +42,25 @@ def leave_one_group_out(table: pd.DataFrame, group: str, validation: pd.Series) 
     return [_split(table, name, validation & ~test, test, shares=True) for name, test in tests.items()]
 
 
-def pairs(table: pd.DataFrame, pair: str, who: str, tester: str) -> list[Split]:
-    """One fold per pair of speakers: one of the two tests, the other validates, and all other clips train.
+def pairs(table: pd.DataFrame, pair: str, tester: str) -> list[Split]:
+    """One fold per pair of a man and a woman: one of the two tests, the other validates, and all other clips train.
 
     A pair of which only one speaker has clips makes no fold: its clips train in all folds.
 
     Args:
-        table: clips.
+        table: clips, with the column gender.
         pair: column that numbers the pairs; its name and value name the fold, as "session1".
-        who: column that tells the two speakers of a pair apart, as "gender".
-        tester: value of ``who`` of the speaker that tests.
+        tester: gender of the speaker that tests.
     Raises:
         CapslibError: if no pair has clips of both its speakers.
     """
-    speakers = table.groupby(pair)[who].nunique()
-    numbers = sorted(speakers.index[speakers == 2])
+    genders = table.groupby(pair)["gender"].nunique()
+    numbers = sorted(genders.index[genders == 2])
     if not numbers:
         raise CapslibError(
             f"no {pair} has clips of both its speakers, and one has to validate while the other tests: add recordings"
         )
-    tests = table[who] == tester
+    tests = table["gender"] == tester
     masks = {f"{pair}{number}": table[pair] == number for number in numbers}
     return [_split(table, name, inside & ~tests, inside & tests) for name, inside in masks.items()]
 
@@ -131,11 +124,9 @@ def clip_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 
     return _numbered(table, (test for _, test in cuts), group, stratify)
 
 
-def check(table: pd.DataFrame, splits: Sequence[Split], label: str, group: str, corpus: str) -> None:
-    """Prove what a result depends on: no clip, no group and no identical recording on both sides.
+def check(table: pd.DataFrame, splits: Sequence[Split], corpus: str) -> None:
+    """Prove what a result depends on: no clip, no ``group`` and no recording (``sha256``) lies on both sides.
 
-    Args:
-        table: with the columns ``label``, ``group`` and ``sha256`` (of the decoded samples).
     Raises:
         CapslibError: naming the corpus, the split and the clips.
     """
@@ -145,13 +136,12 @@ def check(table: pd.DataFrame, splits: Sequence[Split], label: str, group: str, 
         empty = [part for part, ids in parts.items() if not ids]
         if empty:
             raise CapslibError(f"{where}: no clips for {' and '.join(empty)}: add recordings or ask for fewer folds")
-        missing = sorted(set(table[label]) - set(table.loc[parts["train"], label]))
+        missing = sorted(set(table["label"]) - set(table.loc[parts["train"], "label"]))
         if missing:
-            groups = table.loc[table[label] == missing[0], group].unique()
+            groups = table.loc[table["label"] == missing[0], "group"].unique()
             raise CapslibError(
                 f"{where}: class {missing[0]!r} has no training clip left, because all its clips come from "
-                f"{len(groups)} {group}(s) ({', '.join(map(str, groups[:3]))}): add clips of that class from another "
-                f"{group}"
+                f"{len(groups)} group(s) ({', '.join(groups[:3])}): add clips of that class from another group"
             )
         owner = pd.concat([pd.Series(part, index=ids) for part, ids in parts.items()])
         if owner.index.has_duplicates:
@@ -159,14 +149,13 @@ def check(table: pd.DataFrame, splits: Sequence[Split], label: str, group: str, 
             raise CapslibError(f"{where}: clip {clip!r} lies in two parts")
         rows = table.loc[owner.index].assign(part=owner.to_numpy())
         guarded = rows.replace({"part": {"validation": "train"}}) if split.validation_shares_groups else rows
-        straddling = guarded.groupby(group)["part"].nunique()
+        straddling = guarded.groupby("group")["part"].nunique()
         if (straddling > 1).any():
-            raise CapslibError(f"{where}: {group} {straddling.index[straddling > 1][0]!r} lies in two parts")
+            raise CapslibError(f"{where}: group {straddling.index[straddling > 1][0]!r} lies in two parts")
         for _, same in rows[rows.duplicated("sha256", keep=False)].groupby("sha256"):
             if same["part"].nunique() > 1:
-                first = same.iloc[0]
-                other = same[same["part"] != first["part"]].iloc[0]
+                (one, part), (other, other_part) = same.drop_duplicates("part")["part"].head(2).items()
                 raise CapslibError(
-                    f"{where}: clips {first.name!r} ({first['part']}) and {other.name!r} ({other['part']}) are the "
-                    f"same recording: remove one of them, or give both one {group}"
+                    f"{where}: clips {one!r} ({part}) and {other!r} ({other_part}) are the same recording: remove one "
+                    "of them, or give both one group"
                 )

@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import soundfile
 from scipy.signal import resample_poly
 
@@ -45,18 +44,19 @@ _SENTENCES = (
     "open the gate and let them in",
     "it rained for the whole afternoon",
 )
-# Rate, pitch offset, pitch range, volume; eSpeak's scale.
+# Means of rate, pitch, pitch range and volume on eSpeak's scales, and how far clips lie from them.
 _EMOTIONS = {
-    "neutral": (165, 0, 45, 85),
-    "happy": (185, 14, 75, 95),
-    "sad": (140, -8, 25, 70),
-    "angry": (190, 4, 65, 110),
+    "neutral": (195, 50, 45, 85),
+    "happy": (215, 64, 75, 95),
+    "sad": (170, 42, 25, 70),
+    "angry": (220, 54, 65, 110),
 }
+_SPREAD = (15, 10, 15, 15)
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What to say for one clip."""
+    """What to say for one clip; rate, pitch, pitch_range and volume are on eSpeak's scales."""
 
     name: str
     text: str
@@ -68,54 +68,47 @@ class Utterance:
     snr: float  # decibels
 
 
-def _voices(variants: tuple[str, ...]) -> list[str]:
-    return [f"{_ACCENTS[i % len(_ACCENTS)]}+{variant}" for i, variant in enumerate(variants)]
+def generator(name: str) -> np.random.Generator:
+    """Random numbers that belong to a corpus, the same ones on every machine."""
+    return np.random.Generator(np.random.PCG64(int.from_bytes(name.encode(), "little")))
+
+
+def _voices(variants: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What names of clips call a voice, and what eSpeak calls it."""
+    return [(variant.lower(), f"{_ACCENTS[i % len(_ACCENTS)]}+{variant}") for i, variant in enumerate(variants)]
 
 
 def _digits(random: np.random.Generator) -> Iterator[Utterance]:
-    for voice in _voices(_FEMALE[:6] + _MALE[:6]):
+    for variant, voice in _voices(_FEMALE[:6] + _MALE[:6]):
         for digit, word in enumerate(_DIGITS):
             for index in range(3):
                 rate, pitch = random.integers(130, 210), random.integers(40, 60)
-                name = f"{digit}_{voice.split('+')[1].lower()}_{index}"
-                yield Utterance(name, word, voice, rate, pitch, 50, 90, random.uniform(0, 15))
+                yield Utterance(f"{digit}_{variant}_{index}", word, voice, rate, pitch, 50, 90, random.uniform(0, 15))
 
 
 def _genders(random: np.random.Generator) -> Iterator[Utterance]:
     for gender, variants in (("female", _FEMALE), ("male", _MALE)):
-        for voice in _voices(variants):
+        for variant, voice in _voices(variants):
             for index, text in enumerate(_SENTENCES):
                 # Pitch alone must not tell: women are lowered and men raised in part of the clips.
                 pitch = random.integers(5, 50) if gender == "female" else random.integers(50, 99)
-                name = f"{gender}_{voice.split('+')[1].lower()}_{index}"
-                yield Utterance(name, text, voice, random.integers(190, 260), pitch, 50, 90, random.uniform(-5, 10))
+                rate, snr = random.integers(190, 260), random.uniform(-5, 10)
+                yield Utterance(f"{gender}_{variant}_{index}", text, voice, rate, pitch, 50, 90, snr)
 
 
 def _emotions(random: np.random.Generator) -> Iterator[Utterance]:
-    for voice in _voices(_FEMALE[:5] + _MALE[:5]):
-        for emotion, (rate, pitch, pitch_range, volume) in _EMOTIONS.items():
+    for variant, voice in _voices(_FEMALE[:5] + _MALE[:5]):
+        for emotion, means in _EMOTIONS.items():
             for index, text in enumerate(_SENTENCES):
-                yield Utterance(
-                    f"{emotion}_{voice.split('+')[1].lower()}_{index}",
-                    text,
-                    voice,
-                    rate + random.integers(-15, 16) + 30,
-                    50 + pitch + random.integers(-10, 11),
-                    pitch_range + random.integers(-15, 16),
-                    volume + random.integers(-15, 16),
-                    random.uniform(5, 20),
-                )
+                prosody = [mean + random.integers(-far, far + 1) for mean, far in zip(means, _SPREAD, strict=True)]
+                yield Utterance(f"{emotion}_{variant}_{index}", text, voice, *prosody, random.uniform(5, 20))
 
 
-def _clean(random: np.random.Generator) -> Iterator[Utterance]:
-    return (replace(utterance, snr=math.inf) for utterance in _genders(random))
-
-
-_UTTERANCES: dict[str, Callable[[np.random.Generator], Iterator[Utterance]]] = {
+_UTTERANCES = {
     "synth_digits": _digits,
     "synth_gender": _genders,
     "synth_emotion": _emotions,
-    "synth_speech": _clean,
+    "synth_speech": lambda random: (replace(utterance, snr=math.inf) for utterance in _genders(random)),
 }
 
 
@@ -131,27 +124,31 @@ def write_clip(file: Path, samples: np.ndarray, sample_rate: int) -> None:
     file.write_bytes(packed.getvalue())
 
 
-def make_once(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Let ``fill`` write into a new folder and then call it ``folder``, unless it is there: all of it or nothing.
+def make_once(kind: str, name: str, inputs: bytes, fill: Callable[[Path], None]) -> Path:
+    """The folder with the clips of a corpus in the cache, made on the first call and anew when ``inputs`` change.
 
+    Args:
+        kind: of corpora, a folder of the cache.
+        name: of the corpus.
+        inputs: all that its clips depend on, such as the code that makes them.
+        fill: writes the clips into an empty folder, which gets its name when all of them are there.
     Raises:
         CapslibError: if it cannot be written.
     """
+    folder = paths.cache() / kind / f"{name}-{hashlib.sha256(inputs).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
-    unfinished = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        fill(unfinished)
-        if not folder.is_dir():
-            unfinished.rename(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            unfinished = Path(scratch) / "clips"
+            unfinished.mkdir()
+            fill(unfinished)
+            if not folder.is_dir():
+                unfinished.rename(folder)
     except OSError as error:
         if not folder.is_dir():  # else another process was faster, with the same clips
             raise CapslibError(f"cannot write {paths.shown(folder)}: {error.strerror}; set CAPSLIB_CACHE") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -164,13 +161,12 @@ def synthesize(name: str, folder: Path) -> None:
         CapslibError: if eSpeak NG does not start or lacks a voice.
         OSError: if the disk is full.
     """
-    from capslib.corpora.espeak import Espeak, Prosody
+    from capslib.corpora.espeak import Espeak
 
-    speaker = Espeak()
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(name.encode(), "little")))
+    speaker, random = Espeak(), generator(name)
     for number, what in enumerate(_UTTERANCES[name](random)):
-        prosody = Prosody(int(what.rate), int(what.pitch), int(what.pitch_range), int(what.volume))
-        spoken = speaker.say(what.text, what.voice, prosody, seed=number).astype(np.float64) / 32768
+        prosody = {"rate": what.rate, "pitch": what.pitch, "pitch_range": what.pitch_range, "volume": what.volume}
+        spoken = speaker.say(what.text, what.voice, seed=number, **prosody).astype(np.float64) / 32768
         loud = np.flatnonzero(np.abs(spoken) > 0.01)
         speech = resample_poly(spoken[loud[0] : loud[-1] + 1], 160, 441)
         level = np.sqrt(np.mean(speech**2)) * 10 ** (-what.snr / 20)
@@ -184,62 +180,42 @@ def make(name: str) -> Path:
     Raises:
         CapslibError: if the synthesizer fails or the cache cannot be written.
     """
-    code = [Path(__file__).with_name(file).read_bytes() for file in ("synthetic.py", "espeak.py")]
-    version = hashlib.sha256(b"".join(code)).hexdigest()[:12]
 
-    def fill(unfinished: Path) -> None:
-        command = [sys.executable, "-m", "capslib.corpora.synthetic", name, str(unfinished)]
+    def fill(folder: Path) -> None:
+        command = [sys.executable, "-m", "capslib.corpora.synthetic", name, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=paths.root(), check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["the synthesizer crashed"])[-1]
             raise CapslibError(f"corpus {name!r} could not be synthesized: {reason}")
 
-    return make_once(paths.cache() / "synthetic" / f"{name}-{version}", fill)
+    code = b"".join(Path(__file__).with_name(file).read_bytes() for file in ("synthetic.py", "espeak.py"))
+    return make_once("synthetic", name, code, fill)
 
 
-def _source(name: str, label: str, what: str, budgets: Mapping[str, Budget], alone: bool = True) -> Source:
-    def read(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-        return clips(folder, rf"(?P<{label}>[a-z0-9]+)_(?P<voice>[a-z0-9]+)_(?P<index>\d+)")
-
-    task = Task(
-        label=label,
-        group="voice",
-        interval_over="voice",
-        splits=lambda table: grouped_folds(table, "voice", label, 3),
-        protocol="3 folds by voice; one or two other voices validate",
-        evidence="synthetic",
-        alone=alone,
-    )
+def _source(name: str, label: str, what: str, budget: Budget | None, alone: bool = True) -> Source:
+    protocol = "3 folds by voice; one or two other voices validate"
+    folds = partial(grouped_folds, num_folds=3)
     return Source(
         name=name,
-        read=read,
-        folder="",
-        tasks={label: task},
+        read=partial(clips, pattern=rf"(?P<{label}>[a-z0-9]+)_(?P<voice>[a-z0-9]+)_(?P<index>\d+)"),
+        tasks={label: Task(label, "voice", protocol, folds, evidence="synthetic", alone=alone)},
         sample_rate=SAMPLE_RATE,
         citation=f"{what}, spoken by eSpeak NG",
         licence="made here; eSpeak NG is GPL-3.0",
-        homepage="https://github.com/espeak-ng/espeak-ng",
         how_to_get="made on first use",
-        budgets=budgets,
-        make=lambda: make(name),
+        budgets={"quick": budget} if budget else {},
+        make=partial(make, name),
     )
 
 
+_CARICATURES = "four caricatures of emotional prosody, ten voices, eight sentences"
 SOURCES = (
-    _source("synth_digits", "digit", "ten digits, twelve voices", {"quick": Budget(epochs=12, batch_size=16)}),
+    _source("synth_digits", "digit", "ten digits, twelve voices", Budget(epochs=12, batch_size=16)),
     _source(
-        "synth_gender",
-        "gender",
-        "two genders, twenty-four voices, eight sentences",
-        {"quick": Budget(epochs=6, batch_size=16)},
+        "synth_gender", "gender", "two genders, twenty-four voices, eight sentences", Budget(epochs=6, batch_size=16)
     ),
-    _source(
-        "synth_emotion",
-        "emotion",
-        "four caricatures of emotional prosody, ten voices, eight sentences",
-        {"quick": Budget(epochs=12, batch_size=16, max_splits=2)},
-    ),
-    _source("synth_speech", "gender", "the voices and sentences of synth_gender without noise", {}, alone=False),
+    _source("synth_emotion", "emotion", _CARICATURES, Budget(epochs=12, batch_size=16, max_splits=2)),
+    _source("synth_speech", "gender", "the voices and sentences of synth_gender without noise", None, alone=False),
 )
 
 if __name__ == "__main__":

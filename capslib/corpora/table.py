@@ -15,7 +15,8 @@ import pandas as pd
 from capslib import paths
 from capslib.corpora import audio as decoding
 from capslib.corpora import splits as protocols
-from capslib.corpora.splits import Split
+from capslib.corpora.layout import Listing
+from capslib.corpora.splits import PARTS, Split
 from capslib.errors import CapslibError, choose
 
 EVIDENCE = ("same corpus", "stand-in", "own data", "synthetic")
@@ -23,131 +24,85 @@ EVIDENCE = ("same corpus", "stand-in", "own data", "synthetic")
 
 @dataclass(frozen=True)
 class Task:
-    """One question asked of a corpus.
+    """One question asked of a corpus."""
 
-    Attributes:
-        label: column of the table that holds the class.
-        group: column whose values (speakers, source recordings) never straddle a split.
-        interval_over: column whose values are the independent units of a confidence interval; "fold" for the folds
-            of the protocol.
-        splits: from the table to the protocol's splits.
-        classes: those of the archive's labels that the task uses; None for all.
-        role: in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it).
-        evidence: one of ``EVIDENCE``: whose recordings they are, beside those of the paper.
-        protocol: one sentence for the reader.
-        multi_label: a clip can have several classes at once; its label is those it has, sorted and joined by "+".
-        alone: classified for its own sake; False for corpora that are there to be mixed.
-    """
+    label: str  # column of the table that holds the class
+    group: str  # column whose values (speakers, source recordings) never straddle a split
+    protocol: str  # one sentence for the reader
+    # From the table and the names of its columns of groups and labels to the protocol's splits.
+    splits: Callable[[pd.DataFrame, str, str], list[Split]] = protocols.grouped_folds
+    # Column whose values are the independent units of a confidence interval, or "fold"; by default the group.
+    interval_over: str = ""
+    role: str = ""  # in whose place the corpus stands, as "P0 VCTK" ("" if no paper has it)
+    evidence: str = "stand-in"  # one of EVIDENCE: whose recordings they are, beside those of the paper
+    classes: tuple[str, ...] | None = None  # those of the archive's labels that the task uses; None for all
+    multi_label: bool = False  # a clip can have several classes: its label is those it has, sorted and joined by "+"
+    alone: bool = True  # classified for its own sake; False for corpora that are there to be mixed
 
-    label: str
-    group: str
-    interval_over: str
-    splits: Callable[[pd.DataFrame], list[Split]]
-    protocol: str
-    role: str = ""
-    evidence: str = "synthetic"
-    classes: tuple[str, ...] | None = None
-    multi_label: bool = False
-    alone: bool = True
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interval_over", self.interval_over or self.group)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Where the owners of a corpus let anyone download it, and how a download is known to be theirs.
+    """Where the owners of a corpus let anyone download it, and how a download is known to be theirs."""
 
-    Attributes:
-        file: name of the archive, as a browser saves it.
-        url: its address.
-        site: of the owners, for messages.
-        doi: of the record that states the owners' checksum ("" if there is none).
-        checksum: what that record states, "md5:..."; it is used for copies on a mirror.
-        listing: csv of path and SHA-256 of every clip, where the owners' site (as GitHub) does not promise that an
-            archive keeps its bytes; None to trust the checksum alone.
-        top: folder inside the archive that becomes the corpus's ("" for the archive itself).
-    """
-
-    file: str
+    file: str  # name of the archive, as a browser saves it
     url: str
-    site: str
-    doi: str = ""
-    checksum: str | None = None
-    listing: Path | None = None
-    top: str = ""
+    site: str  # of the owners, for messages
+    doi: str = ""  # of the record that states the owners' checksum
+    checksum: str | None = None  # what that record states, "md5:..."; for copies on a mirror
+    listing: Path | None = None  # csv of path and SHA-256 of every clip, where archives (GitHub's) change their bytes
+    top: str = ""  # folder inside the archive that becomes the corpus's ("" for the archive itself)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training one corpus gets in a profile; the same for every system.
-
-    Attributes:
-        epochs: of training.
-        seeds: how many, from 0.
-        batch_size: clips.
-        max_splits: folds, from the first; None for all.
-        max_train_clips: None for all.
-    """
+    """How much training one corpus gets in a profile; the same for every system."""
 
     epochs: int = 30
-    seeds: int = 1
-    batch_size: int = 32
-    max_splits: int | None = None
-    max_train_clips: int | None = None
+    seeds: int = 1  # from 0
+    batch_size: int = 32  # clips
+    max_splits: int | None = None  # folds, from the first; None for all
+    max_train_clips: int | None = None  # None for all
 
 
 @dataclass(frozen=True)
 class Source:
-    """Everything about one archive: a new corpus is one file with one of these in its ``SOURCES``.
-
-    Attributes:
-        name: the key by which it is loaded.
-        read: from the archive's folder to (table with columns path and whatever the tasks name, list of what is
-            missing, one sentence each). ``path`` is relative to the folder and, without its suffix, becomes the id.
-        folder: name of the archive's folder under ``$CAPSLIB_DATA``.
-        tasks: by name; the first is the default.
-        sample_rate: in hertz; other rates are resampled to it.
-        citation, licence, homepage, how_to_get: for the reader.
-        archive: where to download it; None if its owners have to be asked.
-        budgets: of training, by profile; a profile that is not named has the study's default (``study.grids.BUDGETS``).
-        make: writes the folder itself (embedded corpora and mixtures); None for recordings.
-        made_from: names of the corpora that a mixture needs.
-    """
+    """Everything about one archive: a new corpus is one file with one of these in its ``SOURCES``."""
 
     name: str
-    read: Callable[[Path], tuple[pd.DataFrame, list[str]]]
-    folder: str
-    tasks: Mapping[str, Task]
-    sample_rate: int
+    # From the archive's folder to its clips: columns path (relative to the folder; without its suffix the clip's id), and
+    # whatever the tasks name.
+    read: Callable[[Path], Listing]
+    tasks: Mapping[str, Task]  # by name; the first is the default
     citation: str
     licence: str
-    homepage: str
     how_to_get: str
-    archive: Archive | None = None
-    budgets: Mapping[str, Budget] = field(default_factory=dict)
-    make: Callable[[], Path] | None = None
-    made_from: tuple[str, ...] = ()
+    folder: str = ""  # of the archive under $CAPSLIB_DATA; by default the name
+    sample_rate: int = 16_000  # hertz; other rates are resampled to it
+    archive: Archive | None = None  # where to download it; None if its owners have to be asked
+    budgets: Mapping[str, Budget] = field(default_factory=dict)  # by profile; else the study's (study.grids.BUDGETS)
+    make: Callable[[], Path] | None = None  # writes the folder itself (embedded corpora, mixtures); None for recordings
+    made_from: tuple[str, ...] = ()  # names of the corpora that a mixture needs
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder or self.name)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips at hand, for one task.
+    """Clips at hand, for one task."""
 
-    Attributes:
-        name, task: "fsdd", "digit".
-        table: indexed by item id; columns path, label, group, unit (of intervals), duration in seconds, sha256,
-            and the archive's own (speaker, gender, ...).
-        splits: the protocol's, as item ids.
-        missing: what of the archive is not on disk, one sentence each.
-        left_out: clips that could not be used: path, reason.
-        converted: clips that were changed on reading: path, reason.
-    """
-
-    name: str
-    task: str
+    name: str  # "fsdd"
+    task: str  # "digit"
+    # Indexed by item id; columns path, label, group, unit (of intervals), duration in seconds, sha256, row (in
+    # ``decoded``), and the archive's own (speaker, gender, ...).
     table: pd.DataFrame
-    splits: tuple[Split, ...]
-    missing: tuple[str, ...]
-    left_out: pd.DataFrame
-    converted: pd.DataFrame
+    splits: tuple[Split, ...]  # the protocol's, as item ids
+    missing: tuple[str, ...]  # what of the archive is not on disk, one sentence each
+    left_out: pd.DataFrame  # path, reason: clips that could not be used
+    converted: pd.DataFrame  # path, reason: clips that were changed on reading
     source: Source
     decoded: decoding.Audio = field(repr=False)
 
@@ -229,12 +184,8 @@ class Corpus:
             "sample_rate": self.sample_rate,
             "protocol": about.protocol,
             "splits": {
-                s.name: {
-                    "train": len(s.train),
-                    "validation": len(s.validation),
-                    "test": len(s.test),
-                    "fingerprint": self.split_fingerprint(s.name),
-                }
+                s.name: {part: len(getattr(s, part)) for part in PARTS}
+                | {"fingerprint": self.split_fingerprint(s.name)}
                 for s in self.splits
             },
             "left_out": len(self.left_out),
@@ -247,15 +198,13 @@ class Corpus:
 
     def summary(self) -> pd.DataFrame:
         """Clips, groups and seconds of each class, one row per class."""
-        grouped = self.table.groupby("label")
-        return pd.DataFrame(
-            {
-                "clips": grouped.size(),
-                self.about.group + "s": grouped["group"].nunique(),
-                "seconds (median)": grouped["duration"].median().round(2),
-                "seconds (longest)": grouped["duration"].max().round(2),
-            }
-        )
+        columns = {
+            "clips": ("group", "size"),
+            f"{self.about.group}s": ("group", "nunique"),
+            "seconds (median)": ("duration", "median"),
+            "seconds (longest)": ("duration", "max"),
+        }
+        return self.table.groupby("label").agg(**columns).round(2)
 
 
 def assemble(source: Source, task: str, folder: Path) -> Corpus:
@@ -266,50 +215,41 @@ def assemble(source: Source, task: str, folder: Path) -> Corpus:
     """
     about = source.tasks[task]
     called = f"{source.name}:{task}" if about.evidence == "own data" else source.name
+    where = f"corpus {called!r}"
     table, missing = source.read(folder)
     if table.empty:
-        raise CapslibError(f"corpus {called!r}: no clip in {paths.shown(folder)}; {source.how_to_get}")
+        raise CapslibError(f"{where}: no clip in {paths.shown(folder)}; {source.how_to_get}")
     table = table.sort_values("path").reset_index(drop=True)
     table["id"] = [Path(p).with_suffix("").as_posix() for p in table["path"]]
     twice = table.loc[table["id"].duplicated(), "path"]
     if len(twice):
-        raise CapslibError(
-            f"corpus {called!r}: {twice.iloc[0]!r} is there twice in different containers: keep one of them"
-        )
-    decoded = decoding.load(
-        source.name, [folder / p for p in table["path"]], table["path"].tolist(), source.sample_rate
-    )
-    table["row"] = range(len(table))
-    table["duration"], table["sha256"] = decoded.seconds, decoded.hashes
-    problems = decoded.problems
-    unusable = problems.loc[~problems["used"], ["path", "reason"]].reset_index(drop=True)
-    table = table[~table["path"].isin(unusable["path"])].set_index("id")
+        raise CapslibError(f"{where}: {twice.iloc[0]!r} is there twice in different containers: keep one of them")
+    files = [folder / path for path in table["path"]]
+    decoded = decoding.load(source.name, files, table["path"].tolist(), source.sample_rate)
+    table = table.assign(row=range(len(table)), duration=decoded.seconds, sha256=decoded.hashes)
+    table = table[~table["path"].isin(decoded.left_out["path"])].set_index("id")
     table["label"] = table[about.label].astype(str)
     if about.classes:
         table = table[table["label"].isin(about.classes)].copy()
     table["group"] = table[about.group].astype(str)
-    if table.empty and unusable.empty:
-        raise CapslibError(
-            f"corpus {called!r}: no clip of the classes of task {task!r} ({', '.join(about.classes or ())}); "
-            f"{source.how_to_get}"
-        )
+    if table.empty and decoded.left_out.empty:
+        names = ", ".join(sorted(about.classes or ()))
+        raise CapslibError(f"{where}: no clip of the classes of task {task!r} ({names}); {source.how_to_get}")
     if table.empty:
-        raise CapslibError(
-            f"corpus {called!r}: none of {len(unusable)} clips can be used; the first, "
-            f"{unusable['path'].iloc[0]}: {unusable['reason'].iloc[0]}"
-        )
+        path, reason = decoded.left_out.iloc[0]
+        raise CapslibError(f"{where}: none of {len(decoded.left_out)} clips can be used; the first, {path}: {reason}")
     if table["label"].nunique() < 2:
         raise CapslibError(
-            f"corpus {called!r}: all clips are of class {table['label'].iloc[0]!r}: a classifier needs two classes"
+            f"{where}: all clips are of class {table['label'].iloc[0]!r}: a classifier needs two classes"
         )
     try:
-        splits = about.splits(table)
+        splits = about.splits(table, about.group, about.label)
     except CapslibError as error:
-        raise CapslibError(f"corpus {called!r}: {error}") from None
-    protocols.check(table, splits, "label", "group", called)
+        raise CapslibError(f"{where}: {error}") from None
+    protocols.check(table, splits, called)
     if about.interval_over == "fold":
         table["unit"] = pd.Series({item: split.name for split in splits for item in split.test}).reindex(table.index)
     else:
         table["unit"] = table[about.interval_over].astype(str)
-    converted = problems.loc[problems["used"], ["path", "reason"]].reset_index(drop=True)
-    return Corpus(source.name, task, table, tuple(splits), tuple(missing), unusable, converted, source, decoded)
+    facts = {"left_out": decoded.left_out, "converted": decoded.converted, "source": source, "decoded": decoded}
+    return Corpus(source.name, task, table, tuple(splits), tuple(missing), **facts)

@@ -355,9 +355,8 @@ def test_what_is_at_hand_lists_embedded_corpora_first(data_folder):
 @pytest.mark.parametrize("name", sorted(corpora.sources()))
 def test_every_corpus_says_whose_it_is_and_how_to_get_it(name):
     source = corpora.sources()[name]
-    for fact in ("citation", "licence", "homepage", "how_to_get"):
+    for fact in ("citation", "licence", "how_to_get"):
         assert getattr(source, fact).strip(), fact
-    assert source.homepage.startswith("http")
     for task in source.tasks.values():
         assert task.protocol and task.evidence in corpora.table.EVIDENCE
 

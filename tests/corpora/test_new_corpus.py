@@ -15,29 +15,23 @@ TONES = '''
 """Tones: three pitches, several clips of each."""
 
 from capslib.corpora.layout import clips
-from capslib.corpora.splits import grouped_folds
 from capslib.corpora.table import Archive, Budget, Source, Task
 
 SOURCES = (
     Source(
         name="tones",
         read=lambda folder: clips(folder, r"(?P<pitch>[a-z]+)/(?P<take>\\d+)"),
-        folder="tones",
         tasks={
             "pitch": Task(
                 label="pitch",
                 group="take",
-                interval_over="fold",
-                splits=lambda table: grouped_folds(table, "take", "pitch"),
                 protocol="5 folds by take",
+                interval_over="fold",
                 role="P0 FSDD",
-                evidence="stand-in",
             )
         },
-        sample_rate=16_000,
         citation="tones",
         licence="none",
-        homepage="http://localhost",
         how_to_get="run `make data CORPORA=tones`",
         archive=Archive(file="tones.zip", url="http://localhost/tones.zip", site="this machine", top="tones-1.0"),
         budgets={"quick": Budget(epochs=2, seeds=3, max_splits=4)},

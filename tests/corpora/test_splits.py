@@ -183,14 +183,14 @@ GOOD = Split("one", IDS[:4], IDS[4:6], IDS[6:])
     ],
 )
 def test_a_protocol_that_leaks_is_refused(split, part):
-    splits.check(TABLE, [GOOD], "label", "group", "toy")
+    splits.check(TABLE, [GOOD], "toy")
     with pytest.raises(CapslibError, match=rf"^corpus 'toy'.*{re.escape(part)}"):
-        splits.check(TABLE, [GOOD, split], "label", "group", "toy")
+        splits.check(TABLE, [GOOD, split], "toy")
 
 
 def test_validation_may_share_speakers_only_where_the_protocol_says_so():
     shared = Split("one", IDS[:3], (IDS[3], *IDS[4:6]), IDS[6:], validation_shares_groups=True)
-    splits.check(TABLE, [shared], "label", "group", "toy")
+    splits.check(TABLE, [shared], "toy")
     leaking = Split("one", IDS[:4], IDS[4:6], (IDS[3], *IDS[6:]), validation_shares_groups=True)
     with pytest.raises(CapslibError, match="lies in two parts"):
-        splits.check(TABLE, [leaking], "label", "group", "toy")
+        splits.check(TABLE, [leaking], "toy")
