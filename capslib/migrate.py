@@ -169,9 +169,9 @@ def _compare(title: str, old: Mapping, new: Mapping) -> None:
         mine, other = new[part], old[part]
         differing = [name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)]
         if differing:
+            names = ", ".join(sorted(differing))
             raise CapslibError(
-                f"a short run of {title} differs in {', '.join(sorted(differing))}: the change of code changes numbers, "
-                "so the runs have to be made again"
+                f"a short run of {title} differs in {names}: numbers change, so runs have to be made again"
             )
 
 

@@ -14,8 +14,6 @@ from capslib.corpora.folder import source as folder_source
 from capslib.corpora.table import Budget, Corpus, Source, assemble
 from capslib.errors import CapslibError, choose
 
-__all__ = ["Budget", "Corpus", "Source", "at_hand", "find", "folder", "is_embedded", "load", "parse", "sources"]
-
 
 @functools.cache
 def sources() -> dict[str, Source]:
@@ -59,14 +57,14 @@ def find(key: str) -> Path | None:
         return None if None in folders else folders[0]
     if source.make:
         return source.make()
-    folder = paths.data() / source.folder
-    return folder if folder.is_dir() and any(folder.rglob("*.*")) else None
+    place = paths.data() / source.folder
+    return place if place.is_dir() and any(place.rglob("*.*")) else None
 
 
 @functools.lru_cache(maxsize=8)
-def _load(key: str, folder: Path) -> Corpus:
+def _load(key: str, place: Path) -> Corpus:
     source, task = parse(key)
-    return assemble(source, task, folder)
+    return assemble(source, task, place)
 
 
 def load(key: str, task: str | None = None) -> Corpus:
@@ -80,14 +78,14 @@ def load(key: str, task: str | None = None) -> Corpus:
             them) or cannot be used.
     """
     source, named = parse(f"{key}:{task}" if task else key)
-    folder = source.make() if source.make else find(key)
-    if folder is None:
+    place = source.make() if source.make else find(key)
+    if place is None:
         data = "$CAPSLIB_DATA" if os.environ.get("CAPSLIB_DATA") else "data/"
         raise CapslibError(
             f"corpus {source.name!r} is not available: there is no {source.folder}/ in the data folder ({data}); "
             f"{source.how_to_get}"
         )
-    return _load(f"{source.name}:{named}", folder.resolve())
+    return _load(f"{source.name}:{named}", place.resolve())
 
 
 def at_hand(real: bool = True, embedded: bool = True, multi_label: bool = False) -> list[str]:

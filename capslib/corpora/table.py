@@ -72,8 +72,8 @@ class Source:
     """Everything about one archive: a new corpus is one file with one of these in its ``SOURCES``."""
 
     name: str
-    # From the archive's folder to its clips: columns path (relative to the folder; without its suffix the clip's id), and
-    # whatever the tasks name.
+    # From the archive's folder to its clips: columns path (relative to the folder; without its suffix the clip's id),
+    # and whatever the tasks name.
     read: Callable[[Path], Listing]
     tasks: Mapping[str, Task]  # by name; the first is the default
     citation: str

@@ -10,27 +10,3 @@ from capslib.layers.routing import DynamicRouting, route, squash
 from capslib.layers.rules import ROUTINGS
 from capslib.layers.self_attention import SelfAttentionRouting
 from capslib.layers.sequential import PrimaryCapsules, RecurrentCapsules, SequentialCapsules, emotion_vector, slide
-
-__all__ = [
-    "ROUTINGS",
-    "AttentionPooling",
-    "BiLSTM",
-    "CapsuleLayer",
-    "DynamicRouting",
-    "EMRouting",
-    "InvertedAttentionRouting",
-    "MarginLoss",
-    "MaskedBatchNorm",
-    "PrimaryCapsules",
-    "RecurrentCapsules",
-    "SelfAttentionRouting",
-    "SequentialCapsules",
-    "Standardize",
-    "TopDownAttention",
-    "emotion_vector",
-    "masked_mean",
-    "reverse",
-    "route",
-    "slide",
-    "squash",
-]

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from capslib.errors import CapslibError, choose
 from capslib.layers import Standardize
 
-__all__ = ["AudioModel", "CapsuleModel", "Clips", "Entry", "build", "complete", "count_parameters", "entries", "home"]
-
 
 class Clips(Protocol):
     """What ``fit`` reads of a training part: a ``training.Part``, which models do not import."""

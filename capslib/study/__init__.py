@@ -8,26 +8,3 @@ from capslib.study.folders import PROFILES, accepted, reports, store, weights_fi
 from capslib.study.grids import Grid, Run, System, code_of, corpora_in, first_line, grid
 from capslib.study.results import Runs, recorded
 from capslib.study.runner import make_record, run, source_of, stopping, train_run
-
-__all__ = [
-    "PROFILES",
-    "Grid",
-    "Run",
-    "Runs",
-    "System",
-    "accepted",
-    "code_of",
-    "corpora_in",
-    "executor",
-    "first_line",
-    "grid",
-    "make_record",
-    "recorded",
-    "reports",
-    "run",
-    "source_of",
-    "stopping",
-    "store",
-    "train_run",
-    "weights_file",
-]

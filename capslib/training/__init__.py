@@ -7,22 +7,3 @@ from capslib.training.loop import train, train_epoch
 from capslib.training.metrics import LOSSES, MULTI_LABEL, evaluate
 from capslib.training.optimizers import OPTIMIZERS, SCHEDULES
 from capslib.training.transfer import Transfer, check_source, source_vectors
-
-__all__ = [
-    "LOSSES",
-    "MULTI_LABEL",
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "Part",
-    "RunConfig",
-    "Transfer",
-    "check_source",
-    "evaluate",
-    "load_parts",
-    "map_clips",
-    "predict",
-    "restore",
-    "source_vectors",
-    "train",
-    "train_epoch",
-]
