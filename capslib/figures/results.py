@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from capslib import statistics
-from capslib.figures.style import PALETTE, grid, not_yet, save
+from capslib.figures.style import PALETTE, grid, legend, not_yet, save
 from capslib.published import values
 from capslib.statistics import Interval
 from capslib.study import Runs
@@ -47,21 +47,28 @@ def accuracies(
             value = statistics.interval(units)
             spread = np.linspace(-0.18, 0.18, len(units)) if len(units) > 1 else np.zeros(1)
             axis.plot(i + spread, units, ".", color=PALETTE[i], alpha=0.35, markersize=5)
-            error = np.array([[value.mean - value.low], [value.high - value.mean]])
-            error = None if np.isnan(error).any() else error
-            axis.errorbar(i, value.mean, yerr=error, fmt="o", color=PALETTE[i], capsize=4, markersize=6)
+            axis.errorbar(i, value.mean, _errors(value), fmt="o", color=PALETTE[i], capsize=4, markersize=6)
             printed = numbers.get((row, column, "accuracy"), np.nan) if paper == published[0] else np.nan
             axis.plot([i - 0.3, i + 0.3], [printed] * 2, color="black", linewidth=1.6)
             line = {"corpus": key, "model": system, "mean": value.mean, "low": value.low, "high": value.high}
             rows.append(line | {"units": value.n, "published": printed, "evidence": card["evidence"]})
-        axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
+        _chance(axis, card)
         axis.set_xticks(range(len(columns)), columns.values())
-        stands = f" for {card['role']}" if card["evidence"] == "stand-in" and card["role"] else ""
-        axis.set_title(f"{key}\n{evidence(card)}{stands}", fontsize=9)
+        role = f" for {card['role']}" if card["evidence"] == "stand-in" and card["role"] else ""
+        axis.set_title(f"{key}\n{evidence(card)}{role}", fontsize=9)
         axis.set_ylim(0, 1)
     for axis in axes[:, 0]:
         axis.set_ylabel("test accuracy")
     save(figure, name, pd.DataFrame(rows), out)
+
+
+def _errors(*values: Interval) -> np.ndarray:
+    """Distances to both ends of intervals as ``errorbar`` takes them, (2, n); zero where there is no interval."""
+    return np.nan_to_num([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
+
+
+def _chance(axis: Axes, card: Mapping) -> None:
+    axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
 
 
 def over_option(
@@ -101,29 +108,26 @@ def over_option(
                 row |= {"high": value.high, "training": np.mean([record["train"]["accuracy"] for record in records])}
                 rows.append(row | {"runs": len(records)})
     if not rows:
-        not_yet()
-        return
+        return not_yet()
     data = pd.DataFrame(rows)
     count = data.groupby("corpus")["value"].transform("nunique")
     data = data[count >= min(2, count.max())]
     panels = data.groupby(["corpus", "metric"], sort=False)
     figure, axes = grid(len(panels), 3 if with_training else len(metrics), 3.2, 2.7, sharey=True)
     for axis, ((key, metric), part) in zip(axes.flat, panels, strict=False):
-        card, x, mean = runs.grid.cards[key], part["value"].to_numpy(), part["mean"]
-        error = np.nan_to_num(np.array([mean - part["low"], part["high"] - mean]))
-        axis.errorbar(x, mean, yerr=error, fmt="o-", color=PALETTE[0], capsize=3, label="test")
+        card, x = runs.grid.cards[key], part["value"].to_numpy()
+        axis.errorbar(x, part["mean"], _errors(*part.itertuples()), fmt="o-", color=PALETTE[0], capsize=3, label="test")
         if with_training:
             axis.plot(x, part["training"], "s--", color=PALETTE[1], markersize=4, label="training")
         printed = _printed(card, metric, options, published, places)
         dashes = {"label": f"published ({corpus})" if corpus else "published", "markersize": 16, "mew": 2}
         axis.plot(list(printed), list(printed.values()), "_", color="black", **dashes)
-        axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
+        _chance(axis, card)
         axis.set_title(f"{key}\n{evidence(card)}", fontsize=9)
         labelled = not with_training or axis in axes[:, 0]
         axis.set(xlabel=label, ylabel=metric if labelled else "", ylim=(0, 1.02), xmargin=0.08)
         _option_axis(axis, np.array(sorted({*x, *printed})))
-    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=8)
+    legend(figure, 3)
     save(figure, name, data.drop(columns="metric" if with_training else "training"), out)
 
 
@@ -159,19 +163,18 @@ def confusion_matrices(runs: Runs, system: str, name: str, out: Path) -> None:
     rows = []
     for axis, key in zip(axes.flat, keys, strict=False):
         records = runs.of(corpus=key, system=system)
-        counts = np.sum([record["confusion"] for record in records], axis=0)
-        recall, classes = counts / counts.sum(1, keepdims=True), records[0]["classes"]
-        style = {"cmap": "Blues", "cbar": False, "square": True, "fmt": ".2f", "annot_kws": {"fontsize": 8}}
-        few, ticks = len(classes) <= 6, {"xticklabels": classes, "yticklabels": classes}
-        sns.heatmap(recall, ax=axis, vmin=0, vmax=1, annot=few, **ticks, **style)
+        counts, classes = np.sum([record["confusion"] for record in records], axis=0), records[0]["classes"]
+        recall = counts / counts.sum(1, keepdims=True)
+        labels = {"xticklabels": classes, "yticklabels": classes, "annot": len(classes) <= 6, "fmt": ".2f"}
+        style = {"cmap": "Blues", "cbar": False, "square": True, "annot_kws": {"fontsize": 8}}
+        sns.heatmap(recall, ax=axis, vmin=0, vmax=1, **labels, **style)
         axis.set_title(key, fontsize=9)
         axis.set(xlabel="predicted", ylabel="true")
         axis.grid(False)
-        axis.tick_params(labelsize=7)
-        axis.tick_params(axis="x", rotation=90)
-        axis.tick_params(axis="y", rotation=0)
+        axis.tick_params("x", labelsize=7, rotation=90)
+        axis.tick_params("y", labelsize=7, rotation=0)
         rows += [
-            {"corpus": key, "true": t, "predicted": p, "clips": int(counts[i, j]), "share": recall[i, j]}
+            {"corpus": key, "true": t, "predicted": p, "clips": counts[i, j], "share": recall[i, j]}
             for i, t in enumerate(classes)
             for j, p in enumerate(classes)
         ]
@@ -211,24 +214,22 @@ def plane(
         whole = {s: [statistics.cell(records[s], m) for m in metrics.values()] for s, n in folds.items() if n == most}
         panels |= {f"{key}\n{evidence(card)}{without}": whole} if whole else {}
     figure, axes = grid(len(panels), 3, 3.6, 3.4)
-    rows, handles = [], {}
+    rows, places = [], {system: i for i, system in enumerate(systems)}
     for axis, (panel, points) in zip(axes.flat, panels.items(), strict=False):
-        for system, pair in points.items():
-            place = list(systems).index(system)
+        for system, (x, y) in points.items():
+            place = places[system]
             style = {"color": PALETTE[place % 6], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 6}
-            xerr, yerr = (np.nan_to_num([[v.mean - v.low], [v.high - v.mean]]) for v in pair)
-            x, y = (value.mean for value in pair)
-            handles[system] = axis.errorbar(x, y, yerr, xerr, elinewidth=0.5, linestyle="none", **style)
+            style |= {"elinewidth": 0.5, "linestyle": "none", "label": system}
+            axis.errorbar(x.mean, y.mean, _errors(y), _errors(x), **style)
             row = {"panel": panel.replace("\n", ", "), "system": system}
-            for metric, value in zip(metrics, pair, strict=True):
+            for metric, value in zip(metrics, (x, y), strict=True):
                 row |= {metric: value.mean, f"{metric} low": value.low, f"{metric} high": value.high}
             rows.append(row)
         axis.axline((0.5, 0.5), slope=1, color="grey", linewidth=0.6, linestyle=":")
-        x_label, y_label = metrics
         across, up = zip(*points.values(), strict=True)
-        axis.set(xlabel=x_label, ylabel=y_label, xlim=_limits(across), ylim=_limits(up))
+        axis.set(**dict(zip(("xlabel", "ylabel"), metrics, strict=True)), xlim=_limits(across), ylim=_limits(up))
         axis.set_title(panel, fontsize=9)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
+    legend(figure, 4, "outside lower center", 7)
     save(figure, name, pd.DataFrame(rows), out)
 
 
