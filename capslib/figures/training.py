@@ -19,7 +19,7 @@ _METRICS = {"train_loss": "training loss", "validation_accuracy": "validation ac
 
 
 def learning_curves(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
-    """Training loss and validation accuracy by epoch, mean over folds and seeds with the range; one column per corpus."""
+    """Training loss and validation accuracy by epoch: mean over folds and seeds, and range; one column per corpus."""
     keys = [key for key in runs.grid.cards if any(runs.of(corpus=key, system=system) for system in systems)]
     if not keys:
         return not_yet()

@@ -70,18 +70,22 @@ def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
     """
     rows, shown = [], statistics.comparable(runs, systems)
     for key in runs.grid.cards:
-        for system in systems:
-            by_seed: dict[int, list[np.ndarray]] = {}
-            for record in shown.of(corpus=key, system=system):
-                by_seed.setdefault(record["config"]["seed"], []).append(np.array(record["confusion"]))
-            counts = [np.sum(folds, axis=0) for folds in by_seed.values()]
-            if counts and not any(row["corpus"] == key for row in rows):
-                always = np.zeros_like(counts[0])
-                always[:, counts[0].sum(1).argmax()] = counts[0].sum(1)
-                rows.append(_pooled(key, "always the commonest class", [always]) | {"seeds": ""})
-            if counts:
-                rows.append(_pooled(key, system, counts))
+        counts = {system: _counts_of_seeds(shown.of(corpus=key, system=system)) for system in systems}
+        counts = {system: some for system, some in counts.items() if some}
+        if counts:
+            clips = next(iter(counts.values()))[0].sum(1)  # of each class
+            always = np.outer(clips, np.arange(len(clips)) == clips.argmax())
+            rows.append(_pooled(key, "always the commonest class", [always]) | {"seeds": ""})
+        rows += [_pooled(key, system, some) for system, some in counts.items()]
     return pd.DataFrame(rows or [{"corpus": "", "system": NOT_YET}])
+
+
+def _counts_of_seeds(records: Sequence[dict]) -> list[np.ndarray]:
+    """Confusion matrix of each seed, of all folds."""
+    by_seed: dict[int, list] = {}
+    for record in records:
+        by_seed.setdefault(record["config"]["seed"], []).append(record["confusion"])
+    return [np.sum(folds, axis=0) for folds in by_seed.values()]
 
 
 def _pooled(key: str, system: str, counts: Sequence[np.ndarray]) -> dict:
@@ -99,25 +103,14 @@ def _pooled(key: str, system: str, counts: Sequence[np.ndarray]) -> dict:
 
 def systems(runs: Runs) -> pd.DataFrame:
     """Size, cost and accuracies of every system, over the seeds that all systems of a corpus have."""
-    return (
-        statistics.comparable(runs)
-        .frame()
-        .groupby(["corpus", "system"], sort=False)
-        .agg(
-            parameters=("parameters", "median"),
-            runs=("key", "size"),
-            seconds=("seconds", "median"),
-            chosen_epoch=("chosen_epoch", "median"),
-            train_accuracy=("train_accuracy", "mean"),
-            validation_accuracy=("validation_accuracy", "mean"),
-            test_accuracy=("accuracy", "mean"),
-            test_unweighted_accuracy=("unweighted_accuracy", "mean"),
-        )
-        .reset_index()
-        .astype({"parameters": int})
-        .rename(columns={"seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"})
-        .rename(columns=lambda column: column.replace("_", " "))
-    )
+    frame = statistics.comparable(runs).frame().groupby(["corpus", "system"], sort=False)
+    medians, means = ("seconds", "chosen_epoch"), ("train_accuracy", "validation_accuracy")
+    statistic = {"parameters": "median", "key": "size"} | dict.fromkeys(medians, "median")
+    statistic |= dict.fromkeys((*means, "accuracy", "unweighted_accuracy"), "mean")
+    titles = {"key": "runs", "seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"}
+    titles |= {"accuracy": "test accuracy", "unweighted_accuracy": "test unweighted accuracy"}
+    table = frame.agg(statistic).astype({"parameters": int}).rename(columns=titles).reset_index()
+    return table.rename(columns=lambda column: column.replace("_", " "))
 
 
 def sources(runs: Runs) -> pd.DataFrame:
@@ -131,28 +124,24 @@ def sources(runs: Runs) -> pd.DataFrame:
         config, tests = next(iter(several.values()))["config"], [source["test"] for source in several.values()]
         row = {"system": system, "source": config["model"], "corpus": config["corpus"], "fold": config["split"]}
         row |= {"epochs": config["epochs"], "seeds": len(tests)}
-        for metric in ("accuracy", "unweighted_accuracy"):
-            row[f"its {metric.replace('_', ' ')}"] = sum(test[metric] for test in tests) / len(tests)
-        rows.append(row)
+        means = pd.DataFrame(tests)[["accuracy", "unweighted_accuracy"]].mean()
+        rows.append(row | {f"its {metric.replace('_', ' ')}": value for metric, value in means.items()})
     return pd.DataFrame(rows)
 
 
 def label_sets(runs: Runs) -> pd.DataFrame:
     """Clips by true and predicted set of labels, summed over the folds and seeds of each corpus and system."""
-    rows: dict[tuple[str, str, str], dict[str, int]] = {}
-    for record in runs.records:
-        names = [name or "-" for name in record["label_sets"]]
-        for name, counts in zip(names, record["confusion"], strict=True):
-            if sum(counts):
-                row = rows.setdefault((record["config"]["corpus"], record["system"], name), {})
-                for predicted, count in zip(names, counts, strict=True):
-                    row[predicted] = row.get(predicted, 0) + count
-    predicted = sorted({name for row in rows.values() for name in row})
-    return pd.DataFrame(
-        {"corpus": corpus, "system": title(system), "true": name}
-        | {f"predicted {other}": row.get(other, 0) for other in predicted}
-        for (corpus, system, name), row in sorted(rows.items())
-    )
+    rows = [
+        (record["config"]["corpus"], record["system"], true or "-", f"predicted {predicted or '-'}", count)
+        for record in runs.records
+        for true, counts in zip(record["label_sets"], record["confusion"], strict=True)
+        for predicted, count in zip(record["label_sets"], counts, strict=True)
+        if sum(counts)
+    ]
+    frame = pd.DataFrame(rows, columns=["corpus", "system", "true", "predicted", "clips"])
+    index = ["corpus", "system", "true"]
+    table = frame.pivot_table(index=index, columns="predicted", values="clips", aggfunc="sum", fill_value=0)
+    return table.rename(index=title, level="system").reset_index()
 
 
 def verdict_counts(tests: pd.DataFrame) -> str:
