@@ -22,7 +22,7 @@ from capslib.probes.parts import Probe, by
 from capslib.study import Run, Runs
 
 __all__ = ["PROBES", "averages", "load", "mean", "run", "table"]
-# All probes by the name of their function: the ``PROBES`` of each file here.
+# All probes by the name of their function: the ``PROBES`` of each file here, which this imports as attributes.
 PROBES: dict[str, Probe] = {
     name: probe
     for file in pkgutil.iter_modules(__path__)

@@ -39,10 +39,10 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
     filled = torch.full((len(train), model.num_frames, len(model.low)), float("nan"))
     for place, clip in zip(filled, train.clips, strict=True):
         place[: len(clip)] = model.scaled(clip)
-    overall = _median(filled)
+    overall = filled.nanmedian(0).values  # (frames, features), each over the clips that have the frame
     # A class whose clips are all shorter than some frame says nothing of it there.
     medians = {
-        int(k): torch.where((own := _median(filled[train.targets == k])).isnan(), overall, own)
+        int(k): torch.where((own := filled[train.targets == k].nanmedian(0).values).isnan(), overall, own)
         for k in train.targets.unique()
     }
     for features, lengths, target in single_clips(test):
@@ -67,11 +67,6 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
         "left_out": left_out,
         "shown": {str(k): value for k, value in examples.items()},
     }
-
-
-def _median(clips: torch.Tensor) -> torch.Tensor:
-    """Of each frame and feature, over clips that have the frame: (clips, frames, features) -> (frames, features)."""
-    return clips.nanmedian(0).values
 
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
