@@ -4,22 +4,5 @@ The pictures are not compared by any test, the CSVs are: they say the same.
 """
 
 from capslib.figures.recordings import clips, durations, feature_statistics, player
-from capslib.figures.results import accuracies, confusion_matrices, over_option, plane
+from capslib.figures.results import accuracies, confusion_matrices, curricula, learning_curves, over_option, plane
 from capslib.figures.style import PALETTE, grid, save
-from capslib.figures.training import curricula, learning_curves
-
-__all__ = [
-    "PALETTE",
-    "accuracies",
-    "clips",
-    "confusion_matrices",
-    "curricula",
-    "durations",
-    "feature_statistics",
-    "grid",
-    "learning_curves",
-    "over_option",
-    "plane",
-    "player",
-    "save",
-]

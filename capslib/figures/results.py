@@ -1,4 +1,4 @@
-"""What systems reach on the test part, beside what the papers print."""
+"""What systems reach on the test part, beside what the papers print, and how they learn."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from capslib import statistics
-from capslib.figures.style import PALETTE, grid, not_yet, save
+from capslib.figures.style import PALETTE, band, grid, legend, not_yet, save
 from capslib.published import values
 from capslib.statistics import Interval
 from capslib.study import Runs
-from capslib.tables import evidence, titled
+from capslib.tables import evidence, title
+from capslib.tables.style import titled
 
 _MARKERS = "osD^v"
+_LEARNING = {"train_loss": "training loss", "validation_accuracy": "validation accuracy"}
 
 
 def accuracies(
@@ -47,21 +50,28 @@ def accuracies(
             value = statistics.interval(units)
             spread = np.linspace(-0.18, 0.18, len(units)) if len(units) > 1 else np.zeros(1)
             axis.plot(i + spread, units, ".", color=PALETTE[i], alpha=0.35, markersize=5)
-            error = np.array([[value.mean - value.low], [value.high - value.mean]])
-            error = None if np.isnan(error).any() else error
-            axis.errorbar(i, value.mean, yerr=error, fmt="o", color=PALETTE[i], capsize=4, markersize=6)
+            axis.errorbar(i, value.mean, _errors(value), fmt="o", color=PALETTE[i], capsize=4, markersize=6)
             printed = numbers.get((row, column, "accuracy"), np.nan) if paper == published[0] else np.nan
             axis.plot([i - 0.3, i + 0.3], [printed] * 2, color="black", linewidth=1.6)
             line = {"corpus": key, "model": system, "mean": value.mean, "low": value.low, "high": value.high}
             rows.append(line | {"units": value.n, "published": printed, "evidence": card["evidence"]})
-        axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
+        _chance(axis, card)
         axis.set_xticks(range(len(columns)), columns.values())
-        stands = f" for {card['role']}" if card["evidence"] == "stand-in" and card["role"] else ""
-        axis.set_title(f"{key}\n{evidence(card)}{stands}", fontsize=9)
+        role = f" for {card['role']}" if card["evidence"] == "stand-in" and card["role"] else ""
+        axis.set_title(f"{key}\n{evidence(card)}{role}", fontsize=9)
         axis.set_ylim(0, 1)
     for axis in axes[:, 0]:
         axis.set_ylabel("test accuracy")
     save(figure, name, pd.DataFrame(rows), out)
+
+
+def _errors(*values: Interval) -> np.ndarray:
+    """Distances to both ends of intervals as ``errorbar`` takes them, (2, n); zero where there is no interval."""
+    return np.nan_to_num([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
+
+
+def _chance(axis: Axes, card: Mapping) -> None:
+    axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
 
 
 def over_option(
@@ -101,29 +111,26 @@ def over_option(
                 row |= {"high": value.high, "training": np.mean([record["train"]["accuracy"] for record in records])}
                 rows.append(row | {"runs": len(records)})
     if not rows:
-        not_yet()
-        return
+        return not_yet()
     data = pd.DataFrame(rows)
     count = data.groupby("corpus")["value"].transform("nunique")
     data = data[count >= min(2, count.max())]
     panels = data.groupby(["corpus", "metric"], sort=False)
     figure, axes = grid(len(panels), 3 if with_training else len(metrics), 3.2, 2.7, sharey=True)
     for axis, ((key, metric), part) in zip(axes.flat, panels, strict=False):
-        card, x, mean = runs.grid.cards[key], part["value"].to_numpy(), part["mean"]
-        error = np.nan_to_num(np.array([mean - part["low"], part["high"] - mean]))
-        axis.errorbar(x, mean, yerr=error, fmt="o-", color=PALETTE[0], capsize=3, label="test")
+        card, x = runs.grid.cards[key], part["value"].to_numpy()
+        axis.errorbar(x, part["mean"], _errors(*part.itertuples()), fmt="o-", color=PALETTE[0], capsize=3, label="test")
         if with_training:
             axis.plot(x, part["training"], "s--", color=PALETTE[1], markersize=4, label="training")
         printed = _printed(card, metric, options, published, places)
         dashes = {"label": f"published ({corpus})" if corpus else "published", "markersize": 16, "mew": 2}
         axis.plot(list(printed), list(printed.values()), "_", color="black", **dashes)
-        axis.axhline(1 / len(card["classes"]), color="grey", linewidth=0.8, linestyle=":")
+        _chance(axis, card)
         axis.set_title(f"{key}\n{evidence(card)}", fontsize=9)
         labelled = not with_training or axis in axes[:, 0]
         axis.set(xlabel=label, ylabel=metric if labelled else "", ylim=(0, 1.02), xmargin=0.08)
         _option_axis(axis, np.array(sorted({*x, *printed})))
-    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=8)
+    legend(figure, 3)
     save(figure, name, data.drop(columns="metric" if with_training else "training"), out)
 
 
@@ -159,19 +166,18 @@ def confusion_matrices(runs: Runs, system: str, name: str, out: Path) -> None:
     rows = []
     for axis, key in zip(axes.flat, keys, strict=False):
         records = runs.of(corpus=key, system=system)
-        counts = np.sum([record["confusion"] for record in records], axis=0)
-        recall, classes = counts / counts.sum(1, keepdims=True), records[0]["classes"]
-        style = {"cmap": "Blues", "cbar": False, "square": True, "fmt": ".2f", "annot_kws": {"fontsize": 8}}
-        few, ticks = len(classes) <= 6, {"xticklabels": classes, "yticklabels": classes}
-        sns.heatmap(recall, ax=axis, vmin=0, vmax=1, annot=few, **ticks, **style)
+        counts, classes = np.sum([record["confusion"] for record in records], axis=0), records[0]["classes"]
+        recall = counts / counts.sum(1, keepdims=True)
+        labels = {"xticklabels": classes, "yticklabels": classes, "annot": len(classes) <= 6, "fmt": ".2f"}
+        style = {"cmap": "Blues", "cbar": False, "square": True, "annot_kws": {"fontsize": 8}}
+        sns.heatmap(recall, ax=axis, vmin=0, vmax=1, **labels, **style)
         axis.set_title(key, fontsize=9)
         axis.set(xlabel="predicted", ylabel="true")
         axis.grid(False)
-        axis.tick_params(labelsize=7)
-        axis.tick_params(axis="x", rotation=90)
-        axis.tick_params(axis="y", rotation=0)
+        axis.tick_params("x", labelsize=7, rotation=90)
+        axis.tick_params("y", labelsize=7, rotation=0)
         rows += [
-            {"corpus": key, "true": t, "predicted": p, "clips": int(counts[i, j]), "share": recall[i, j]}
+            {"corpus": key, "true": t, "predicted": p, "clips": counts[i, j], "share": recall[i, j]}
             for i, t in enumerate(classes)
             for j, p in enumerate(classes)
         ]
@@ -211,24 +217,22 @@ def plane(
         whole = {s: [statistics.cell(records[s], m) for m in metrics.values()] for s, n in folds.items() if n == most}
         panels |= {f"{key}\n{evidence(card)}{without}": whole} if whole else {}
     figure, axes = grid(len(panels), 3, 3.6, 3.4)
-    rows, handles = [], {}
+    rows, places = [], {system: i for i, system in enumerate(systems)}
     for axis, (panel, points) in zip(axes.flat, panels.items(), strict=False):
-        for system, pair in points.items():
-            place = list(systems).index(system)
+        for system, (x, y) in points.items():
+            place = places[system]
             style = {"color": PALETTE[place % 6], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 6}
-            xerr, yerr = (np.nan_to_num([[v.mean - v.low], [v.high - v.mean]]) for v in pair)
-            x, y = (value.mean for value in pair)
-            handles[system] = axis.errorbar(x, y, yerr, xerr, elinewidth=0.5, linestyle="none", **style)
+            style |= {"elinewidth": 0.5, "linestyle": "none", "label": system}
+            axis.errorbar(x.mean, y.mean, _errors(y), _errors(x), **style)
             row = {"panel": panel.replace("\n", ", "), "system": system}
-            for metric, value in zip(metrics, pair, strict=True):
+            for metric, value in zip(metrics, (x, y), strict=True):
                 row |= {metric: value.mean, f"{metric} low": value.low, f"{metric} high": value.high}
             rows.append(row)
         axis.axline((0.5, 0.5), slope=1, color="grey", linewidth=0.6, linestyle=":")
-        x_label, y_label = metrics
         across, up = zip(*points.values(), strict=True)
-        axis.set(xlabel=x_label, ylabel=y_label, xlim=_limits(across), ylim=_limits(up))
+        axis.set(**dict(zip(("xlabel", "ylabel"), metrics, strict=True)), xlim=_limits(across), ylim=_limits(up))
         axis.set_title(panel, fontsize=9)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
+    legend(figure, 4, "outside lower center", 7)
     save(figure, name, pd.DataFrame(rows), out)
 
 
@@ -237,3 +241,78 @@ def _limits(points: Sequence[Interval]) -> tuple[float, float]:
     ends = [(point.mean, point.low, point.high) for point in points]
     room = max(0.02, 0.06 * (np.nanmax(ends) - np.nanmin(ends)))
     return np.nanmin(ends) - room, np.nanmax(ends) + room
+
+
+def learning_curves(runs: Runs, systems: Sequence[str], name: str, out: Path) -> None:
+    """Training loss and validation accuracy by epoch: mean over folds and seeds, and range; one column per corpus."""
+    keys = [key for key in runs.grid.cards if any(runs.of(corpus=key, system=system) for system in systems)]
+    if not keys:
+        return not_yet()
+    figure, axes = grid(2 * len(keys), len(keys), 2.9, 2.3, sharex="col")
+    parts = []
+    for key, (loss, accuracy) in zip(keys, axes.T, strict=True):
+        for i, system in enumerate(systems):
+            records = runs.of(corpus=key, system=system)
+            for axis, metric in zip((loss, accuracy), _LEARNING, strict=True):
+                if records:
+                    head = {"corpus": key, "model": system, "metric": metric}
+                    parts.append(_curve(axis, records, head, color=PALETTE[i], label=title(system)))
+        loss.set_title(key, fontsize=9)
+        accuracy.set(ylim=(0, 1.02))
+        _epochs(accuracy)
+    for axis, label in zip(axes[:, 0], _LEARNING.values(), strict=True):
+        axis.set_ylabel(label)
+    legend(figure, 2 * len(keys))
+    save(figure, name, pd.concat(parts), out)
+
+
+def curricula(runs: Runs, systems: Sequence[str], orders: Sequence[str], name: str, out: Path) -> None:
+    """Learning curves of each system in several orders of its training clips, one column per system.
+
+    Orders are drawn on the folds and seeds that all orders of the system have which were run at all.
+
+    Args:
+        runs: of the systems, and of "system, order" for each order.
+        systems: names, of runs with the curriculum; those of which nothing was run are left out.
+        orders: beside the curriculum: "no curriculum".
+        name, out: see ``figures.save``.
+    """
+    every = {system: {"curriculum": system} | {order: f"{system}, {order}" for order in orders} for system in systems}
+    drawn = [system for system in systems if any(runs.of(system=variant) for variant in every[system].values())]
+    present = {r["config"]["corpus"] for r in runs.records if any(r["system"] in every[s].values() for s in drawn)}
+    panels = [(key, metric) for key in runs.grid.cards if key in present for metric in _LEARNING]
+    if not panels:
+        return not_yet()
+    figure, axes = grid(len(panels) * len(drawn), len(drawn), 2.3, 1.9, sharex=True, sharey="row")
+    parts = []
+    for (key, metric), row in zip(panels, axes, strict=True):
+        for system, axis in zip(drawn, row, strict=True):
+            ran = {order: runs.of(corpus=key, system=variant) for order, variant in every[system].items()}
+            folds = [{statistics.run_of(r) for r in records} for records in ran.values() if records]
+            shared = set.intersection(*folds) if folds else set()
+            for i, (order, records) in enumerate(ran.items()):
+                records = [r for r in records if statistics.run_of(r) in shared]
+                if records:
+                    head = {"corpus": key, "system": system, "order": order, "runs": len(records), "metric": metric}
+                    parts.append(_curve(axis, records, head, color=PALETTE[i], label=order))
+            if metric == "train_loss" and shared:
+                axis.text(0.97, 0.9, f"{len(shared)} runs each", fontsize=7, ha="right", transform=axis.transAxes)
+        row[0].set_ylabel(f"{key}\n{_LEARNING[metric]}", fontsize=8)
+    for system, top, bottom in zip(drawn, axes[0], axes[-1], strict=True):
+        top.set_title(system, fontsize=9)
+        _epochs(bottom)
+    legend(figure, 1 + len(orders))
+    save(figure, name, pd.concat(parts), out)
+
+
+def _curve(axis: Axes, records: Sequence[Mapping], head: Mapping, **style: object) -> pd.DataFrame:
+    """Draw a metric of each epoch, mean over records of equally many epochs with their range, and return the points."""
+    curves = np.array([[epoch[head["metric"]] for epoch in record["epochs"]] for record in records])
+    mean = band(axis, epochs := np.arange(1, curves.shape[1] + 1), curves, **style)
+    points = {"epoch": epochs, "mean": mean, "lowest": curves.min(0), "highest": curves.max(0)}
+    return pd.DataFrame({**head, **points})
+
+
+def _epochs(axis: Axes) -> None:
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,33 +10,18 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
 from capslib import corpora, keys, models, paths, statistics, study, training
-from capslib.probes import averaged, coupling, gradients, mixed, perturbed, reconstructed, recurrence, windows
-from capslib.probes.parts import Probe
+from capslib.probes import averaged
+from capslib.probes.parts import Probe, by
 from capslib.study import Run, Runs
 
-__all__ = [
-    "PROBES",
-    "averaged",
-    "averages",
-    "coupling",
-    "gradients",
-    "load",
-    "mean",
-    "mixed",
-    "perturbed",
-    "reconstructed",
-    "recurrence",
-    "run",
-    "table",
-    "windows",
-]
-# All probes by the name of their function: the ``PROBES`` of each file here.
+# All probes by the name of their function: the ``PROBES`` of each file here, which this imports as attributes.
 PROBES: dict[str, Probe] = {
     name: probe
     for file in pkgutil.iter_modules(__path__)
@@ -65,11 +50,7 @@ def code_of(config: Mapping, name: str) -> str:
 
 
 def run(
-    runs: Runs,
-    probe: Callable[..., dict],
-    records: str = "accepted",
-    train: bool = True,
-    **wanted: object,
+    runs: Runs, probe: Callable[..., dict], records: str = "accepted", train: bool = True, **wanted: object
 ) -> list[dict]:
     """Results of a probe for every run of these values that has a record, from their files where there are any.
 
@@ -89,8 +70,7 @@ def run(
         if job.key not in present:
             continue
         code, file_name = code_of(job.config.described(), name), f"probes/{name}-{job.key}.json"
-        files = [folder / file_name for folder in folders if (folder / file_name).is_file()]
-        stored = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        stored = [json.loads(file.read_text("utf-8")) for folder in folders if (file := folder / file_name).is_file()]
         result = next((one for one in stored if one.get("code") == code), None)
         if result is None:
             if not train or corpora.find(job.config.corpus) is None:
@@ -110,10 +90,9 @@ def averages(runs: Runs, pairs: Mapping[str, tuple[str, str]], records: str = "a
         pairs: names of two systems, by the name of their average.
         records, train: see ``run``.
     """
-    results = []
-    for system in dict.fromkeys(system for names in pairs.values() for system in names):
-        results += run(runs, averaged.probabilities, records, train, system=system)
-    return averaged.averaged(runs, pairs, results)
+    systems = dict.fromkeys(system for names in pairs.values() for system in names)
+    results = [run(runs, averaged.probabilities, records, train, system=system) for system in systems]
+    return averaged.averaged(runs, pairs, chain(*results))
 
 
 def table(
@@ -129,13 +108,12 @@ def table(
         facts: by title, the name of what is the same in all results of a system.
     """
     rows, facts = [], facts or {}
-    for place in dict.fromkeys((result["corpus"], result["system"]) for result in results):
-        here = [result for result in results if (result["corpus"], result["system"]) == place]
-        row = dict(zip(("corpus", "system"), place, strict=True)) | {"networks": len(here)}
-        row |= {title: here[0][name] for title, name in facts.items()}
+    for (corpus, system), some in by(results, "corpus", "system").items():
+        row = {"corpus": corpus, "system": system, "networks": len(some)}
+        row |= {title: some[0][name] for title, name in facts.items()}
         for title, (value, *bounds) in columns.items():
             value = itemgetter(value) if isinstance(value, str) else value
-            known = [(result["split"], value(result)) for result in here if value(result) is not None]
+            known = [(result["split"], value(result)) for result in some if value(result) is not None]
             row[title] = str(statistics.over_folds(known, tuple(bounds))) if known else ""
         rows.append(row)
     return pd.DataFrame(rows, columns=["corpus", "system", *facts, "networks", *columns])

@@ -11,7 +11,7 @@ from torch import nn
 
 from capslib import corpora, models, training
 from capslib.errors import CapslibError
-from capslib.probes.parts import Probe
+from capslib.probes.parts import Probe, rounded
 from capslib.study import Runs
 from capslib.training import Part, RunConfig, load_parts
 
@@ -34,8 +34,7 @@ def probabilities(model: models.AudioModel, part: Part, units: Sequence[str]) ->
             f"{type(model).__name__} gives lengths of capsules, not probabilities: average other systems"
         )
     shares = training.predict(model, part, torch.device("cpu")).double().softmax(-1)
-    rounded = [[round(value, 6) for value in row] for row in shares.tolist()]
-    return {"probabilities": rounded, "targets": part.targets.tolist(), "units": list(units)}
+    return {"probabilities": rounded(shares, 6), "targets": part.targets.tolist(), "units": list(units)}
 
 
 def averaged(runs: Runs, pairs: Mapping[str, tuple[str, str]], results: Iterable[Mapping]) -> Runs:

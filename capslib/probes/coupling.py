@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from capslib import models, training
-from capslib.errors import CapslibError
-from capslib.figures.style import PALETTE, grid, not_yet, save
+from capslib.figures.style import PALETTE, band, grid, not_yet, save
 from capslib.layers import route
 from capslib.models.p0 import CapsNet
-from capslib.probes.parts import Probe, test_part
+from capslib.probes.parts import Probe, by, find_module, mean_of, rounded, single_clips, test_part
 
 COLUMNS = {"entropy (1: even)": ("entropy", 0.0, 1.0)}  # of rule_entropy
 
@@ -39,12 +38,10 @@ def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bi
     Raises:
         CapslibError: for a model without capsules.
     """
-    _check(model)
-    weight, entropy = model.capsules.matrices, torch.zeros(passes, dtype=torch.float64)
-    logit, changed = torch.zeros(passes, dtype=torch.float64), torch.zeros(passes, dtype=torch.float64)
+    weight = _capsule_network(model).capsules.matrices
+    entropy, logit, changed = (torch.zeros(passes, dtype=torch.float64) for _ in range(3))
     curves, energies, correlations, example = [], [], [], {}
-    for index in range(len(part)):
-        features, lengths, target = part.batch([index], torch.device("cpu"))
+    for features, lengths, target in single_clips(part):
         steps, mask = model.trunk(model.standardize(features), lengths)
         predicted = []
         for n in range(1, passes + 1):
@@ -59,14 +56,14 @@ def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bi
         energies.append(_by_time(energy, bins))
         correlations.append(torch.corrcoef(torch.stack([of_class, energy]))[0, 1])
         if not example:
-            example = {"coupling": _rounded(of_class), "energy": _rounded(energy), "target": int(target[0])}
+            example = {"coupling": rounded(of_class), "energy": rounded(energy), "target": int(target[0])}
     return {
-        "entropy": _rounded(entropy / len(part)),
-        "logit": _rounded(logit / len(part)),
-        "changed": _rounded(changed / len(part)),
-        "by_time": _rounded(torch.stack(curves).mean(0)),
-        "energy_by_time": _rounded(torch.stack(energies).mean(0)),
-        "correlation": round(float(torch.stack(correlations).nanmean()), 4),
+        "entropy": rounded(entropy / len(part)),
+        "logit": rounded(logit / len(part)),
+        "changed": rounded(changed / len(part)),
+        "by_time": rounded(torch.stack(curves).mean(0)),
+        "energy_by_time": rounded(torch.stack(energies).mean(0)),
+        "correlation": rounded(torch.stack(correlations).nanmean()),
         "clip": example,
     }
 
@@ -83,14 +80,12 @@ def rule_entropy(model: models.AudioModel, part: training.Part) -> dict:
     Raises:
         CapslibError: for a model without capsules.
     """
-    _check(model)
-    layer, entropies = model.capsules, []
-    for index in range(len(part)):
-        features, lengths, _ = part.batch([index], torch.device("cpu"))
+    layer, entropies = _capsule_network(model).capsules, []
+    for features, lengths, _ in single_clips(part):
         steps, mask = model.trunk(model.standardize(features), lengths)
         _, coupling = layer.routing(steps, layer.matrices, mask=mask, return_coupling=True)
         entropies.append(evenness(coupling[0]))
-    return {"entropy": round(float(torch.stack(entropies).mean()), 4)}
+    return {"entropy": mean_of(entropies)}
 
 
 def evenness(coupling: Tensor) -> Tensor:
@@ -99,19 +94,14 @@ def evenness(coupling: Tensor) -> Tensor:
     return -(shares * shares.log()).sum(-1).mean() / torch.tensor(float(shares.shape[1])).log()
 
 
-def _check(model: models.AudioModel) -> None:
-    if not isinstance(model, CapsNet):
-        raise CapslibError(f"{type(model).__name__} has no couplings to look at: choose a capsule network")
+def _capsule_network(model: models.AudioModel) -> CapsNet:
+    return find_module(model, CapsNet, "couplings to look at: choose a capsule network")
 
 
 def _by_time(values: Tensor, bins: int) -> Tensor:
     """Means of standardized values in bins of relative time: (T,) -> (bins,)."""
     standard = (values - values.mean()) / values.std(correction=0).clamp_min(1e-12)
     return torch.nn.functional.adaptive_avg_pool1d(standard[None], bins)[0]
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(value, 4) for value in values.tolist()]
 
 
 def draw(results: Sequence[Mapping], name: str, out: Path) -> None:
@@ -122,31 +112,28 @@ def draw(results: Sequence[Mapping], name: str, out: Path) -> None:
         name, out: see ``figures.save``.
     """
     if not results:
-        not_yet()
-        return
-    keys = list(dict.fromkeys(result["corpus"] for result in results))
+        return not_yet()
     figure, axes = grid(3, 3, 3.6, 2.6)
-    rows = []
-    for i, key in enumerate(keys):
-        here = [result for result in results if result["corpus"] == key]
-        for axis, what in zip(axes[0, :2], ("entropy", "by_time"), strict=True):
-            lines = np.array([result[what] for result in here])
+    entropy, time, example = axes[0]
+    parts = []
+    for i, (key, some) in enumerate(by(results, "corpus").items()):
+        for axis, what in ((entropy, "entropy"), (time, "by_time")):
+            lines = np.array([result[what] for result in some])
             count = lines.shape[1]
             x = np.arange(count) + 1 if what == "entropy" else (np.arange(count) + 0.5) / count
-            axis.plot(x, lines.mean(0), "o-", color=PALETTE[i], label=key, markersize=3)
-            axis.fill_between(x, lines.min(0), lines.max(0), color=PALETTE[i], alpha=0.12, linewidth=0)
-            rows += [{"corpus": key, "what": what, "x": a, "mean": b} for a, b in zip(x, lines.mean(0), strict=True)]
+            mean = band(axis, x, lines, "o-", color=PALETTE[i], label=key, markersize=3)
+            parts.append(pd.DataFrame({"corpus": key, "what": what, "x": x, "mean": mean}))
     clip = results[0]["clip"]
     for what, colour in (("coupling", PALETTE[0]), ("energy", PALETTE[1])):
         values = np.array(clip[what])
-        axes[0, 2].plot((values - values.mean()) / max(values.std(), 1e-9), color=colour, label=what)
+        example.plot((values - values.mean()) / max(values.std(), 1e-9), color=colour, label=what)
     lowest = min(min(result["entropy"]) for result in results)
-    axes[0, 0].set(xlabel="iteration", ylabel="entropy (1: even)", ylim=(min(0.9, lowest - 0.02), 1.005))
-    axes[0, 1].set(xlabel="relative time", ylabel="coupling to the\ntrue class (standardized)")
-    axes[0, 2].set(xlabel="step", title=f"one clip of {results[0]['corpus']}", ylabel="standardized")
-    axes[0, 0].legend(fontsize=7)
-    axes[0, 2].legend(fontsize=7)
-    save(figure, name, pd.DataFrame(rows), out)
+    entropy.set(xlabel="iteration", ylabel="entropy (1: even)", ylim=(min(0.9, lowest - 0.02), 1.005))
+    time.set(xlabel="relative time", ylabel="coupling to the\ntrue class (standardized)")
+    example.set(xlabel="step", title=f"one clip of {results[0]['corpus']}", ylabel="standardized")
+    entropy.legend(fontsize=7)
+    example.legend(fontsize=7)
+    save(figure, name, pd.concat(parts), out)
 
 
 PROBES = {"couplings": Probe(couplings, test_part), "rule_entropy": Probe(rule_entropy, test_part)}

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from capslib import models
-from capslib.figures.style import grid, not_yet, save
-from capslib.probes.parts import Probe, test_part
+from capslib.figures.style import grid, image, not_yet, save
+from capslib.probes.parts import Probe, mean_of, rounded, single_clips, test_part
 from capslib.training import Part
 
 _DRAWN = (120, 96)  # frames and bins of a map that is stored
@@ -40,8 +40,7 @@ def input_gradients(model: models.AudioModel, part: Part) -> dict:
     """
     middling = int(part.lengths.argsort(kind="stable")[len(part) // 2])
     correlations, loudest, largest, example = [], [], [], {}
-    for index in range(len(part)):
-        features, lengths, target = part.batch([index], torch.device("cpu"))
+    for index, (features, lengths, target) in enumerate(single_clips(part)):
         gradient, predicted = _gradient(model, features, lengths)
         spectrogram = model.standardize(features)[0].double()
         tenth = max(1, gradient.numel() // 10)
@@ -53,10 +52,10 @@ def input_gradients(model: models.AudioModel, part: Part) -> dict:
         if index == middling:
             drawn = {"spectrogram": spectrogram, "gradient": gradient / gradient.max().clamp_min(1e-30)}
             example = {name: _smaller(values) for name, values in drawn.items()}
-            example |= {"target": int(target[0]), "predicted": predicted, "frames": len(gradient)}
-            example["bins"] = gradient.shape[1]
+            example |= {"target": int(target[0]), "predicted": predicted}
+            example |= {"frames": len(gradient), "bins": gradient.shape[1]}
     means = {"correlation": correlations, "loudest": loudest, "largest": largest}
-    return {name: round(float(torch.stack(values).mean()), 4) for name, values in means.items()} | {"clip": example}
+    return {name: mean_of(values) for name, values in means.items()} | {"clip": example}
 
 
 def _gradient(model: models.AudioModel, features: Tensor, lengths: Tensor) -> tuple[Tensor, int]:
@@ -72,7 +71,7 @@ def _gradient(model: models.AudioModel, features: Tensor, lengths: Tensor) -> tu
 
 def _smaller(values: Tensor) -> list:
     size = [min(have, most) for have, most in zip(values.shape, _DRAWN, strict=True)]
-    return torch.round(functional.adaptive_avg_pool2d(values[None], size)[0], decimals=2).tolist()
+    return rounded(functional.adaptive_avg_pool2d(values[None], size)[0], 2)
 
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
@@ -84,12 +83,11 @@ def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Pat
         name, out: see ``figures.save``.
     """
     if not results:
-        not_yet()
-        return
+        return not_yet()
     first = {(result["corpus"], result["system"]): result for result in reversed(results)}
     keys, systems = (list(dict.fromkeys(result[what] for result in results)) for what in ("corpus", "system"))
     figure, axes = grid((1 + len(systems)) * len(keys), len(keys), 5.0, 2.2, sharex="col", sharey="col")
-    rows = []
+    parts = []
     for column, key in enumerate(keys):
         clips = {system: first[key, system]["clip"] for system in systems if (key, system) in first}
         clip = next(iter(clips.values()))
@@ -100,20 +98,15 @@ def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Pat
             for system, one in clips.items()
         }
         for axis, (title, (cells, colours)) in zip(axes[:, column], drawn.items(), strict=False):
-            image = np.array(cells)
-            top = np.percentile(image, 99.5)
-            axis.imshow(
-                image.T, origin="lower", aspect="auto", extent=extent, cmap=colours, vmax=top, interpolation="none"
-            )
-            axis.set_title(title, fontsize=9)
-            axis.grid(visible=False)
-            wide = pd.DataFrame(image, columns=[f"bin {k}" for k in range(image.shape[1])])
+            top = np.percentile(cells, 99.5)
+            image(axis, cells, title, extent=extent, cmap=colours, vmax=top, interpolation="none")
+            wide = pd.DataFrame(cells).add_prefix("bin ")
             wide.insert(0, "what", f"{key}, {title}")
-            rows.append(wide.rename_axis("frame").reset_index())
+            parts.append(wide.rename_axis("frame").reset_index())
         axes[-1, column].set_xlabel("seconds")
     for axis in axes[:, 0]:
         axis.set_ylabel("kHz")
-    save(figure, name, pd.concat(rows), out)
+    save(figure, name, pd.concat(parts), out)
 
 
 PROBES = {"input_gradients": Probe(input_gradients, test_part)}

@@ -13,8 +13,8 @@ from torch import nn
 from capslib import corpora, models, training
 from capslib.corpora.mixtures import remix
 from capslib.errors import CapslibError
-from capslib.figures.style import PALETTE, grid, not_yet, save
-from capslib.probes.parts import Probe
+from capslib.figures.style import PALETTE, band, grid, legend, not_yet, save
+from capslib.probes.parts import Probe, by, rounded
 from capslib.training import Part, RunConfig
 
 SNRS = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)  # decibels
@@ -50,17 +50,14 @@ def over_snr(model: models.AudioModel, part: Part) -> dict:
         CapslibError: for clips that are no mixtures at several ratios.
     """
     if not part.variants or part.targets.dim() != 2:
-        raise CapslibError("these clips are not mixtures at several ratios: look with given=mixed_again")
+        raise CapslibError("these clips are not mixtures at several ratios: give those of mixed_again")
     _, threshold = training.MULTI_LABEL[model.loss]
     scores = [training.predict(model, Part(clips, part.targets), torch.device("cpu")) for clips in part.variants]
     shown = scores if model.loss == "margin" else [score.sigmoid() for score in scores]
     return {
         "snr": list(part.levels),
-        "scores": [[round(v, 4) for v in column] for column in torch.stack([s.mean(0) for s in shown]).T.tolist()],
-        "detected": [
-            [round(v, 4) for v in column]
-            for column in torch.stack([(s > threshold).float().mean(0) for s in scores]).T.tolist()
-        ],
+        "scores": rounded(torch.stack([s.mean(0) for s in shown]).T),
+        "detected": rounded(torch.stack([(s > threshold).float().mean(0) for s in scores]).T),
     }
 
 
@@ -75,32 +72,26 @@ def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Pat
         name, out: see ``figures.save``.
     """
     if not results:
-        not_yet()
-        return
-    panels = list(dict.fromkeys((result["corpus"], result["system"]) for result in results))
+        return not_yet()
+    panels = by(results, "corpus", "system")
     figure, axes = grid(len(panels), 2, 3.8, 2.7, sharey=True)
-    rows = []
-    for axis, (corpus, system) in zip(axes.flat, panels, strict=False):
-        here = [result for result in results if (result["corpus"], result["system"]) == (corpus, system)]
-        snr = here[0]["snr"]
+    parts = []
+    for axis, ((corpus, system), some) in zip(axes.flat, panels.items(), strict=False):
+        snr = some[0]["snr"]
+        scores, detected = (np.array([result[what] for result in some]) for what in ("scores", "detected"))
         for k, label in enumerate(classes):
-            lines = np.array([result["scores"][k] for result in here])
-            axis.plot(snr, lines.mean(0), "o-", color=PALETTE[k], label=f"{label}: score", markersize=4)
-            axis.fill_between(snr, lines.min(0), lines.max(0), color=PALETTE[k], alpha=0.15, linewidth=0)
-            detected = np.array([result["detected"][k] for result in here]).mean(0)
-            axis.plot(snr, detected, "--", color=PALETTE[k], linewidth=1, label=f"{label}: share detected")
-            values = zip(snr, lines.mean(0), detected, strict=True)
-            rows += [
-                {"corpus": corpus, "system": system, "class": label, "snr": x, "score": y, "detected": d}
-                for x, y, d in values
-            ]
+            score = band(axis, snr, scores[:, k], "o-", color=PALETTE[k], label=f"{label}: score", markersize=4)
+            share = detected[:, k].mean(0)
+            axis.plot(snr, share, "--", color=PALETTE[k], linewidth=1, label=f"{label}: share detected")
+            head = {"corpus": corpus, "system": system, "class": label}
+            parts.append(pd.DataFrame({**head, "snr": snr, "score": score, "detected": share}))
         axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
         axis.axvline(5, color="grey", linewidth=0.8, linestyle=":")
         axis.set(xlabel="speech over noise in dB", ylim=(0, 1))
         axis.set_title(f"{system} on {corpus}", fontsize=9)
     axes[0, 0].set_ylabel("length (CAPS), probability\n(ATT), or share detected")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
-    save(figure, name, pd.DataFrame(rows), out)
+    legend(figure, 4)
+    save(figure, name, pd.concat(parts), out)
 
 
 PROBES = {"over_snr": Probe(over_snr, mixed_again)}

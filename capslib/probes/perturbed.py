@@ -117,8 +117,7 @@ def draw(results: Sequence[Mapping], networks: Sequence[str], name: str, out: Pa
         name, out: see ``figures.save``.
     """
     if not results:
-        not_yet()
-        return
+        return not_yet()
     first = {result["system"]: result for result in reversed(results)}  # of the first fold and seed
     kinds = list(dict.fromkeys(result["system"].split(", ")[1] for result in results))
     figure, axes = grid(len(networks) * len(kinds), len(kinds), 3.4, 2.9)

@@ -10,10 +10,9 @@ import pandas as pd
 import torch
 
 from capslib import models
-from capslib.errors import CapslibError
-from capslib.figures.style import grid, not_yet, save
+from capslib.figures.style import grid, image, not_yet, save
 from capslib.models.p0 import DecodedCapsNet
-from capslib.probes.parts import Probe, train_and_test
+from capslib.probes.parts import Probe, find_module, rounded, single_clips, train_and_test
 from capslib.training import Part
 
 
@@ -35,20 +34,18 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
     Raises:
         CapslibError: for a model without a decoder.
     """
-    if not isinstance(model, DecodedCapsNet):
-        raise CapslibError(f"{type(model).__name__} has no decoder: choose caps_decoder")
+    find_module(model, DecodedCapsNet, "decoder: choose caps_decoder")
     errors, references, class_references, left_out, examples = [], [], [], 0, {}
     filled = torch.full((len(train), model.num_frames, len(model.low)), float("nan"))
     for place, clip in zip(filled, train.clips, strict=True):
         place[: len(clip)] = model.scaled(clip)
-    overall = _median(filled)
+    overall = filled.nanmedian(0).values  # (frames, features), each over the clips that have the frame
     # A class whose clips are all shorter than some frame says nothing of it there.
     medians = {
-        int(k): torch.where((own := _median(filled[train.targets == k])).isnan(), overall, own)
+        int(k): torch.where((own := filled[train.targets == k].nanmedian(0).values).isnan(), overall, own)
         for k in train.targets.unique()
     }
-    for index in range(len(test)):
-        features, lengths, target = test.batch([index], torch.device("cpu"))
+    for features, lengths, target in single_clips(test):
         if features.shape[1] > model.num_frames:
             left_out += 1
             continue
@@ -60,9 +57,8 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
             distances.append((median[: len(wanted)] - wanted).abs().mean().item())
         if len(examples) < clips and int(target) not in examples:
             written = model.reconstruct(capsules, predicted)[0, : len(wanted)]
-            pair = {"input": wanted, "reconstruction": written}
-            rounded = {name: [[round(v, 2) for v in frame] for frame in x.tolist()] for name, x in pair.items()}
-            examples[int(target)] = rounded | {"predicted": int(predicted)}
+            pair = {"input": rounded(wanted, 2), "reconstruction": rounded(written, 2)}
+            examples[int(target)] = pair | {"predicted": int(predicted)}
     count = max(1, len(errors))
     return {
         "error": round(sum(errors) / count, 5),
@@ -71,11 +67,6 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
         "left_out": left_out,
         "shown": {str(k): value for k, value in examples.items()},
     }
-
-
-def _median(clips: torch.Tensor) -> torch.Tensor:
-    """Of each frame and feature, over clips that have the frame: (clips, frames, features) -> (frames, features)."""
-    return clips.nanmedian(0).values
 
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
@@ -87,27 +78,24 @@ def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Pat
         name, out: see ``figures.save``.
     """
     if not results or not results[0]["shown"]:
-        not_yet()
-        return
+        return not_yet()
     result, shown = results[0], results[0]["shown"]
     figure, axes = grid(2 * len(shown), len(shown), 3.0, 1.9, sharey=True)
     figure.suptitle(f"{result['corpus']}, {result['split']}: {result['system']}", fontsize=9)
     rows = []
-    for column, (target, pair) in enumerate(shown.items()):
-        for row, what in enumerate(("input", "reconstruction")):
-            values = np.array(pair[what])
-            axes[row, column].imshow(values.T, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="magma")
-            axes[row, column].grid(visible=False)
-            head = {"corpus": result["corpus"], "class": classes[int(target)], "what": what}
+    for (target, pair), column in zip(shown.items(), axes.T, strict=True):
+        label, difference = classes[int(target)], np.subtract(pair["input"], pair["reconstruction"])
+        predicted = f"predicted {classes[pair['predicted']]}, MAE {np.abs(difference).mean():.3f}"
+        titles = {"input": f"{label}: input", "reconstruction": predicted}
+        for axis, (what, title) in zip(column, titles.items(), strict=True):
+            image(axis, pair[what], title, vmin=0, vmax=1, cmap="magma")
+            head = {"corpus": result["corpus"], "class": label, "what": what}
             rows += [
                 {**head, "frame": t, "feature": f, "value": v}
-                for t, frame in enumerate(values)
+                for t, frame in enumerate(pair[what])
                 for f, v in enumerate(frame)
             ]
-        error = np.abs(np.array(pair["input"]) - np.array(pair["reconstruction"])).mean()
-        axes[0, column].set_title(f"{classes[int(target)]}: input", fontsize=9)
-        axes[1, column].set_title(f"predicted {classes[pair['predicted']]}, MAE {error:.3f}", fontsize=9)
-        axes[1, column].set_xlabel("frame")
+        column[1].set_xlabel("frame")
     axes[0, 0].set_ylabel("energy, MFCC 1-19")
     save(figure, name, pd.DataFrame(rows), out)
 

@@ -7,9 +7,8 @@ import copy
 import torch
 
 from capslib import models, training
-from capslib.errors import CapslibError
 from capslib.layers import RecurrentCapsules
-from capslib.probes.parts import Probe, test_part
+from capslib.probes.parts import Probe, find_module, rounded, test_part
 from capslib.training import Part
 
 COLUMNS = {
@@ -32,15 +31,13 @@ def without_recurrence(model: models.AudioModel, part: Part) -> dict:
         CapslibError: if the model has no recurrent capsules.
     """
     cut = copy.deepcopy(model)
-    layer = next((m for m in cut.modules() if isinstance(m, RecurrentCapsules)), None)
-    if layer is None:
-        raise CapslibError(f"{type(model).__name__} has no recurrent capsules: choose CNN_RecCap")
+    layer = find_module(cut, RecurrentCapsules, "recurrent capsules: choose CNN_RecCap")
     torch.nn.init.zeros_(layer.recurrent.weight)
     cpu = torch.device("cpu")
     predicted, others = (training.predict(one, part, cpu).argmax(-1) for one in (model, cut))
     right = (predicted == part.targets, others == part.targets)
     shares = {"changed": predicted != others, "accuracy": right[0], "without": right[1]}
-    return {name: round(float(values.double().mean()), 4) for name, values in shares.items()}
+    return {name: rounded(values.double().mean()) for name, values in shares.items()}
 
 
 PROBES = {"without_recurrence": Probe(without_recurrence, test_part)}

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from capslib import models
 from capslib.errors import CapslibError
-from capslib.figures.style import PALETTE, grid, not_yet, save
+from capslib.figures.style import PALETTE, grid, image, not_yet, save
 from capslib.layers import SequentialCapsules
 from capslib.models.p2_parts import CapsuleBranch
-from capslib.probes.parts import Probe, test_part
+from capslib.probes.parts import Probe, by, find_module, mean_of, rounded, single_clips, test_part
 from capslib.training import Part
 
 VARYING = 1e-5  # a deviation of lengths below this is rounding in float32
@@ -48,14 +48,11 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
     Raises:
         CapslibError: if the model has no window capsules, or no clip has four windows.
     """
-    branch = next((m for m in model.modules() if isinstance(m, CapsuleBranch)), None)
-    if branch is None:
-        raise CapslibError(f"{type(model).__name__} has no window capsules: choose CNN_SeqCap or CNN_RecCap")
+    branch = find_module(model, CapsuleBranch, "window capsules: choose CNN_SeqCap or CNN_RecCap")
     layer, step = branch.capsules, model.trunk.frames_a_step
     longest, example = int(part.lengths.argmax()), {}
     all_lengths, within, means, likeness, correlations = [], [], [], [], []
-    for index in range(len(part)):
-        features, lengths, target = part.batch([index], torch.device("cpu"))
+    for index, (features, lengths, target) in enumerate(single_clips(part)):
         vectors = _vectors(model, layer, features, lengths)
         norms = vectors.norm(dim=-1)  # (N, capsules)
         power = features[0].double().mean(-1)
@@ -63,9 +60,9 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
         loudness = torch.stack([power[start : start + layer.window * step].mean() for start in starts])
         if index == longest:
             example = {
-                "lengths": _rounded(norms),
+                "lengths": rounded(norms),
                 "frames": [start + layer.window * step / 2 for start in starts],
-                "loudness": _rounded(loudness),
+                "loudness": rounded(loudness),
                 "target": int(target[0]),
                 "predicted": int(model(features, lengths).argmax()),
             }
@@ -81,13 +78,14 @@ def window_lengths(model: models.AudioModel, part: Part) -> dict:
             correlations.append(_correlation(norms.max(-1).values, loudness))
     if not means:
         raise CapslibError("no test clip has four windows: choose a smaller window or shift")
+    every = torch.cat(all_lengths)
     return {
-        "length": round(float(torch.cat(all_lengths).mean()), 4),
-        "full": round(float((torch.cat(all_lengths) > 0.99).double().mean()), 4),
-        "within": round(float(torch.stack(within).mean()), 6),
-        "between": round(float(torch.stack(means).std(0, correction=0).mean()), 6),
-        "likeness": round(float(torch.stack(likeness).mean()), 4),
-        "loudness": round(float(torch.stack(correlations).mean()), 4) if correlations else None,
+        "length": rounded(every.mean()),
+        "full": rounded((every > 0.99).double().mean()),
+        "within": mean_of(within, 6),
+        "between": rounded(torch.stack(means).std(0, correction=0).mean(), 6),
+        "likeness": mean_of(likeness),
+        "loudness": mean_of(correlations) if correlations else None,
         "clip": example,
     }
 
@@ -105,10 +103,6 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / spread if spread > 1e-12 else torch.zeros((), dtype=a.dtype)
 
 
-def _rounded(values: Tensor) -> list:
-    return torch.round(values, decimals=4).tolist()
-
-
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
     """Lengths of the window capsules of one utterance, one column per system, and how loud each window is.
 
@@ -118,28 +112,21 @@ def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Pat
         name, out: see ``figures.save``.
     """
     if not results:
-        not_yet()
-        return
-    first: dict[tuple[str, str], Mapping] = {}
-    for result in sorted(results, key=lambda result: result["corpus"]):
-        first.setdefault((result["corpus"], result["system"]), result)
+        return not_yet()
+    first = by(sorted(results, key=lambda result: result["corpus"]), "corpus", "system")
     figure, axes = grid(2 * len(first), len(first), 3.8, 1.9, sharex="col", height_ratios=[3, 2])
     rows = []
-    everything = [v for result in first.values() for window in result["clip"]["lengths"] for v in window]
+    everything = [v for (result, *_) in first.values() for window in result["clip"]["lengths"] for v in window]
     limits = {"vmin": min(everything), "vmax": max(everything)}  # lengths may all be close to one
-    for column, ((corpus, system), result) in enumerate(first.items()):
+    for ((corpus, system), (result, *_)), (above, below) in zip(first.items(), axes.T, strict=True):
         clip = result["clip"]
         lengths, seconds = np.array(clip["lengths"]), np.array(clip["frames"]) / 100  # frames of 10 ms
         half = (seconds[1] - seconds[0]) / 2 if len(seconds) > 1 else 0.1
         span = (seconds[0] - half, seconds[-1] + half, 0.5, lengths.shape[1] + 0.5)
-        shown = axes[0, column].imshow(
-            lengths.T, origin="lower", aspect="auto", extent=span, cmap="viridis", interpolation="none", **limits
-        )
-        axes[0, column].grid(visible=False)
-        classified = f"{classes[clip['target']]}, predicted {classes[clip['predicted']]}"
-        axes[0, column].set_title(f"{system} on {corpus}\n{classified}", fontsize=9)
-        axes[1, column].plot(seconds, clip["loudness"], "o-", markersize=3, color=PALETTE[1])
-        axes[1, column].set(xlabel="seconds")
+        title = f"{system} on {corpus}\n{classes[clip['target']]}, predicted {classes[clip['predicted']]}"
+        drawn = image(above, lengths, title, extent=span, cmap="viridis", interpolation="none", **limits)
+        below.plot(seconds, clip["loudness"], "o-", markersize=3, color=PALETTE[1])
+        below.set(xlabel="seconds")
         rows += [
             {"corpus": corpus, "system": system, "seconds": t, "capsule": k + 1, "length": v, "mean log power": power}
             for t, window, power in zip(seconds, lengths, clip["loudness"], strict=True)
@@ -147,7 +134,7 @@ def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Pat
         ]
     axes[0, 0].set_ylabel("window capsule")
     axes[1, 0].set_ylabel("mean log power")
-    figure.colorbar(shown, ax=axes[0, -1], label="length")
+    figure.colorbar(drawn, ax=axes[0, -1], label="length")
     save(figure, name, pd.DataFrame(rows), out)
 
 

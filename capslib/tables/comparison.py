@@ -17,9 +17,8 @@ from capslib.errors import CapslibError, choose
 from capslib.published import values
 from capslib.statistics import NOT_YET, Interval, metric_value
 from capslib.study import Runs
-from capslib.tables.data import evidence, source_note
 from capslib.tables.style import NOT_AVAILABLE, show, titled
-from capslib.tables.summaries import extent
+from capslib.tables.summaries import evidence, extent, source_note
 
 Value = Interval | float | str | None
 

@@ -1,17 +1,96 @@
-"""Our records in tables of their own: folds, metrics, costs, sources of transfer, and paired tests."""
+"""Tables of the recordings and of our records: corpora, folds, metrics, costs, paired tests, provenance."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 
-from capslib import statistics
+from capslib import corpora, statistics
+from capslib.corpora import Corpus
 from capslib.statistics import METRICS, NOT_YET
 from capslib.study import Runs
-from capslib.tables.style import title
+from capslib.tables.style import NOT_AVAILABLE, show, title
+
+
+def evidence(card: Mapping) -> str:
+    """The kind of evidence a corpus gives; "same corpus, incomplete" if part of the paper's recordings is missing."""
+    incomplete = card["evidence"] == "same corpus" and card["missing"]
+    return f"{card['evidence']}, incomplete" if incomplete else card["evidence"]
+
+
+def source_note(records: Iterable[dict]) -> str:
+    """Which corpora the sources of a transfer were trained on, and what these stand for; "" without a source."""
+    notes = []
+    for key in dict.fromkeys(r["config"]["source"]["corpus"] for r in records if r["config"].get("source")):
+        source, task = corpora.parse(key)
+        about = source.tasks[task]
+        role = about.role.partition(" ")[2]
+        notes.append(f"source {key}" + (f", stand-in for {role}" if about.evidence == "stand-in" else ""))
+    return "; ".join(notes)
+
+
+def roles(papers: Iterable, cards: Mapping[str, dict]) -> pd.DataFrame:
+    """Which recordings stand in a run for each corpus of the papers.
+
+    Args:
+        papers: as ``capslib.papers.declared`` gives them.
+        cards: of the corpora in use, by key (see ``Corpus.card``).
+    Returns:
+        Columns paper, corpus, task, in this run, evidence, how to get it; one row per corpus of the papers.
+    """
+    used = {card["role"]: (key, evidence(card)) for key, card in cards.items()}
+    rows = []
+    for paper in papers:
+        for role in paper.corpora:
+            key, kind = used.get(f"{paper.key} {role.corpus}", ("", NOT_AVAILABLE))
+            row = {"paper": paper.key, "corpus": role.corpus, "task": role.task, "in this run": key, "evidence": kind}
+            rows.append(row | {"how to get it": role.how_to_get})
+    return pd.DataFrame(rows)
+
+
+def describe(cards: Mapping[str, dict], absent: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row per corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint.
+
+    Args:
+        cards: of the corpora of a grid.
+        absent: how to get those that are not available.
+    """
+    rows = [
+        {
+            "corpus": key,
+            "evidence": evidence(card),
+            "stands for": card["role"],
+            "clips": card["clips"],
+            "classes": len(card["classes"]),
+            "groups": f"{card['groups']} {card['group']}s",
+            "hours": f"{card['hours']:.2f}",
+            "folds": len(card["splits"]),
+            "remarks": "; ".join(card["missing"]),
+            "left out": card["left_out"],
+            "licence": card["licence"],
+            "data fingerprint": card["fingerprint"],
+        }
+        for key, card in cards.items()
+    ]
+    rows += [{"corpus": key, "evidence": NOT_AVAILABLE, "remarks": how} for key, how in (absent or {}).items()]
+    return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def split_sizes(corpus: Corpus) -> pd.DataFrame:
+    """Clips and groups of every part of every fold."""
+    rows = []
+    for split in corpus.splits:
+        row = {"corpus": corpus.key, "fold": split.name}
+        for part in ("train", "validation", "test"):
+            items = corpus.table.loc[list(getattr(split, part))]
+            row[part] = f"{len(items)} clips, {items['group'].nunique()} {corpus.about.group}s"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def extent(runs: Runs, systems: Collection[str] | None = None) -> str:
@@ -70,18 +149,22 @@ def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
     """
     rows, shown = [], statistics.comparable(runs, systems)
     for key in runs.grid.cards:
-        for system in systems:
-            by_seed: dict[int, list[np.ndarray]] = {}
-            for record in shown.of(corpus=key, system=system):
-                by_seed.setdefault(record["config"]["seed"], []).append(np.array(record["confusion"]))
-            counts = [np.sum(folds, axis=0) for folds in by_seed.values()]
-            if counts and not any(row["corpus"] == key for row in rows):
-                always = np.zeros_like(counts[0])
-                always[:, counts[0].sum(1).argmax()] = counts[0].sum(1)
-                rows.append(_pooled(key, "always the commonest class", [always]) | {"seeds": ""})
-            if counts:
-                rows.append(_pooled(key, system, counts))
+        counts = {system: _counts_of_seeds(shown.of(corpus=key, system=system)) for system in systems}
+        counts = {system: some for system, some in counts.items() if some}
+        if counts:
+            clips = next(iter(counts.values()))[0].sum(1)  # of each class
+            always = np.outer(clips, np.arange(len(clips)) == clips.argmax())
+            rows.append(_pooled(key, "always the commonest class", [always]) | {"seeds": ""})
+        rows += [_pooled(key, system, some) for system, some in counts.items()]
     return pd.DataFrame(rows or [{"corpus": "", "system": NOT_YET}])
+
+
+def _counts_of_seeds(records: Sequence[dict]) -> list[np.ndarray]:
+    """Confusion matrix of each seed, of all folds."""
+    by_seed: dict[int, list] = {}
+    for record in records:
+        by_seed.setdefault(record["config"]["seed"], []).append(record["confusion"])
+    return [np.sum(folds, axis=0) for folds in by_seed.values()]
 
 
 def _pooled(key: str, system: str, counts: Sequence[np.ndarray]) -> dict:
@@ -99,25 +182,14 @@ def _pooled(key: str, system: str, counts: Sequence[np.ndarray]) -> dict:
 
 def systems(runs: Runs) -> pd.DataFrame:
     """Size, cost and accuracies of every system, over the seeds that all systems of a corpus have."""
-    return (
-        statistics.comparable(runs)
-        .frame()
-        .groupby(["corpus", "system"], sort=False)
-        .agg(
-            parameters=("parameters", "median"),
-            runs=("key", "size"),
-            seconds=("seconds", "median"),
-            chosen_epoch=("chosen_epoch", "median"),
-            train_accuracy=("train_accuracy", "mean"),
-            validation_accuracy=("validation_accuracy", "mean"),
-            test_accuracy=("accuracy", "mean"),
-            test_unweighted_accuracy=("unweighted_accuracy", "mean"),
-        )
-        .reset_index()
-        .astype({"parameters": int})
-        .rename(columns={"seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"})
-        .rename(columns=lambda column: column.replace("_", " "))
-    )
+    frame = statistics.comparable(runs).frame().groupby(["corpus", "system"], sort=False)
+    medians, means = ("seconds", "chosen_epoch"), ("train_accuracy", "validation_accuracy")
+    statistic = {"parameters": "median", "key": "size"} | dict.fromkeys(medians, "median")
+    statistic |= dict.fromkeys((*means, "accuracy", "unweighted_accuracy"), "mean")
+    titles = {"key": "runs", "seconds": "seconds a run (median)", "chosen_epoch": "chosen epoch (median)"}
+    titles |= {"accuracy": "test accuracy", "unweighted_accuracy": "test unweighted accuracy"}
+    table = frame.agg(statistic).astype({"parameters": int}).rename(columns=titles).reset_index()
+    return table.rename(columns=lambda column: column.replace("_", " "))
 
 
 def sources(runs: Runs) -> pd.DataFrame:
@@ -131,28 +203,24 @@ def sources(runs: Runs) -> pd.DataFrame:
         config, tests = next(iter(several.values()))["config"], [source["test"] for source in several.values()]
         row = {"system": system, "source": config["model"], "corpus": config["corpus"], "fold": config["split"]}
         row |= {"epochs": config["epochs"], "seeds": len(tests)}
-        for metric in ("accuracy", "unweighted_accuracy"):
-            row[f"its {metric.replace('_', ' ')}"] = sum(test[metric] for test in tests) / len(tests)
-        rows.append(row)
+        means = pd.DataFrame(tests)[["accuracy", "unweighted_accuracy"]].mean()
+        rows.append(row | {f"its {metric.replace('_', ' ')}": value for metric, value in means.items()})
     return pd.DataFrame(rows)
 
 
 def label_sets(runs: Runs) -> pd.DataFrame:
     """Clips by true and predicted set of labels, summed over the folds and seeds of each corpus and system."""
-    rows: dict[tuple[str, str, str], dict[str, int]] = {}
-    for record in runs.records:
-        names = [name or "-" for name in record["label_sets"]]
-        for name, counts in zip(names, record["confusion"], strict=True):
-            if sum(counts):
-                row = rows.setdefault((record["config"]["corpus"], record["system"], name), {})
-                for predicted, count in zip(names, counts, strict=True):
-                    row[predicted] = row.get(predicted, 0) + count
-    predicted = sorted({name for row in rows.values() for name in row})
-    return pd.DataFrame(
-        {"corpus": corpus, "system": title(system), "true": name}
-        | {f"predicted {other}": row.get(other, 0) for other in predicted}
-        for (corpus, system, name), row in sorted(rows.items())
-    )
+    rows = [
+        (record["config"]["corpus"], record["system"], true or "-", f"predicted {predicted or '-'}", count)
+        for record in runs.records
+        for true, counts in zip(record["label_sets"], record["confusion"], strict=True)
+        for predicted, count in zip(record["label_sets"], counts, strict=True)
+        if sum(counts)
+    ]
+    frame = pd.DataFrame(rows, columns=["corpus", "system", "true", "predicted", "clips"])
+    index = ["corpus", "system", "true"]
+    table = frame.pivot_table(index=index, columns="predicted", values="clips", aggfunc="sum", fill_value=0)
+    return table.rename(index=title, level="system").reset_index()
 
 
 def verdict_counts(tests: pd.DataFrame) -> str:
@@ -175,3 +243,37 @@ def in_points(tests: pd.DataFrame, metrics: Mapping[str, str] = METRICS) -> pd.D
     for column in ("difference", "low", "high"):
         named[column] = [f"{100 * value:+.2f}" if pd.notna(value) else "" for value in named[column]]
     return named.rename(columns={"difference": "ours in points"})
+
+
+def provenance(runs: Runs, name: str, out: Path, measured: Mapping[str, str] | None = None) -> HTML:
+    """Where the numbers of a page come from: records, data, code, machines, seconds; what was not run and why.
+
+    Args:
+        runs: whose records the page shows; of an empty grid, for a page that shows none.
+        name, out: see ``show``.
+        measured: further facts, of a page that shows measurements.
+    """
+    records, origins = runs.records, [record["provenance"] for record in runs.records]
+
+    def each(facts: Iterable[str]) -> str:
+        return ", ".join(sorted(set(facts)))
+
+    facts = {
+        "profile": runs.grid.profile,
+        f"corpora {NOT_AVAILABLE}": "; ".join(f"{key}: {how}" for key, how in runs.grid.absent.items()) or "none",
+        "data fingerprints": ", ".join(f"{key} {card['fingerprint']}" for key, card in runs.grid.cards.items()),
+    }
+    of_runs = {
+        "records": f"{len(records)} of {len(runs.grid)} runs",
+        "not run yet": str(len(runs.missing)),
+        "of older code or other data": str(len(runs.older)),
+        "migrated from older code": str(sum("carried" in origin for origin in origins)),
+        "code versions": each(r["code"] for r in records),
+        "machines": each(f"{origin['machine']}, {origin['device']}" for origin in origins),
+        "torch": each(origin["torch"] for origin in origins),
+        "dates": each(origin["date"] for origin in origins),
+        "training seconds in all": f"{sum(origin['seconds'] for origin in origins):.0f}",
+        "unusable record files": "; ".join(runs.notes) or "none",
+    }
+    facts |= (of_runs if len(runs.grid) else {}) | dict(measured or {})
+    return show(pd.DataFrame(facts.items(), columns=["", "provenance"]), name, "Where these numbers come from.", out)

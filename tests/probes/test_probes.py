@@ -120,7 +120,7 @@ def test_scores_over_the_ratio_are_lengths_or_probabilities(system, bounds):
         10,
     ]
     assert bounds[0] <= np.min(result["scores"]) and np.max(result["scores"]) <= bounds[1]
-    with pytest.raises(CapslibError, match="look with given=mixed_again"):
+    with pytest.raises(CapslibError, match="give those of mixed_again"):
         mixed.over_snr(model, Part(variants[0], torch.ones(4, 2)))
 
 
