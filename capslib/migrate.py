@@ -123,18 +123,17 @@ def migrate(folder: Path, checkout: Path) -> tuple[int, int, int]:
         record = records[key][1]
         if output["code"] != probes.code_of(record["config"], name):
             old_outputs.append((path, output, name, record))
-    systems = _systems([record for _, record in old_records], old_outputs)
-    before = short_runs_of(checkout, list(map(list, systems.values()))) if systems else []
-    after = short_runs(list(map(list, systems.values())))
-    same: dict[str, dict] = {}
-    for system, old, new in zip(systems, before, after, strict=True):
+    jobs = _jobs([record for _, record in old_records], [(name, record) for _, _, name, record in old_outputs])
+    before = short_runs_of(checkout, [job[1:] for job in jobs]) if jobs else []
+    after = short_runs([job[1:] for job in jobs])
+    same: dict[str, dict[str, str]] = {}  # by system, versions of the probes whose outputs are the same
+    for (system, described, _), old, new in zip(jobs, before, after, strict=True):
         if old["code"] == json.loads(system)[1]:  # else the checkout is of yet another version
-            _compare(configuration(systems[system][0]).title(), old, new)
-            same[system] = old
+            _compare(configuration(described).title(), old, new)
+            same[system] = same.get(system, {}) | old["versions"]
     done = 0
     for path, output, name, record in old_outputs:
-        made = same.get(_system(record))
-        if made and made["versions"].get(name) == output["code"]:
+        if same.get(_system(record), {}).get(name) == output["code"]:
             code = probes.code_of(record["config"], name)
             paths.write_text(path, json.dumps(output | {"code": code}) + "\n")
             done += 1
@@ -147,18 +146,25 @@ def _read(folder: Path) -> list[tuple[Path, dict]]:
     return [(path, read(path)) for path in sorted(folder.glob("[!.]*.json"))]
 
 
-def _systems(records: list[dict], outputs: list[tuple]) -> dict[str, tuple[dict, list[str]]]:
-    """The quickest run of each system, with the names of the probes that looked at its runs."""
-    systems: dict[str, tuple[dict, list[str]]] = {}
-    wanted = [*records, *(record for *_, record in outputs)]
-    for record in sorted(wanted, key=lambda record: record["provenance"]["seconds"]):
+def _jobs(records: list[dict], outputs: list[tuple[str, dict]]) -> list[list]:
+    """Short runs that speak for all records and outputs of probes: system, configuration, names of probes.
+
+    Of each system the quickest run, or those that its probes were measured on: a probe need not fit every corpus.
+    """
+    quickest: dict[tuple[str, str], dict] = {}
+    for name, record in sorted(
+        [*outputs, *(("", r) for r in records)], key=lambda one: one[1]["provenance"]["seconds"]
+    ):
         if corpora.find(record["config"]["corpus"]) is not None:
-            systems.setdefault(_system(record), (record["config"], []))
-    for _, _, name, record in outputs:
-        names = systems.get(_system(record), ({}, []))[1]
-        if name not in names:
-            names.append(name)
-    return systems
+            quickest.setdefault((_system(record), name), record["config"])
+    jobs: dict[tuple[str, str], list] = {}
+    for (system, name), config in quickest.items():
+        if name:
+            jobs.setdefault((system, json.dumps(config)), [system, config, []])[2].append(name)
+    for system, config in ((system, config) for (system, name), config in quickest.items() if not name):
+        if not any(system == other for other, _ in jobs):
+            jobs[system, ""] = [system, config, []]
+    return list(jobs.values())
 
 
 def _compare(title: str, old: Mapping, new: Mapping) -> None:

@@ -124,6 +124,16 @@ def test_one_run_of_every_system_is_compared(folder, compared):
     assert sorted((config for config, _ in compared), key=str) == sorted(map(described, systems), key=str)
 
 
+def test_a_probe_is_compared_on_a_corpus_that_it_was_measured_on(folder, compared):
+    """A faster run of the system on another corpus does not speak for it."""
+    measured = read(old(folder, PLAIN, seconds=10.0))["key"]
+    other = read(old(folder, dataclasses.replace(PLAIN, seed=1), seconds=1.0))["key"]
+    (folder / "probes" / f"couplings-{other}.json").unlink()
+    migrate.migrate(folder, folder)
+    assert [(config["seed"], names) for config, names in compared] == [(0, ["couplings"])]
+    assert measured not in "".join(contents(folder))
+
+
 def test_an_output_of_an_older_probe_is_migrated_where_its_run_is_of_today(folder, compared, monkeypatch):
     path = old(folder, PLAIN, code=f"{TODAY} caps")
     key = read(path)["key"]
@@ -185,8 +195,9 @@ def test_an_unreadable_record_is_named_and_no_file_is_touched(folder, compared):
     assert contents(folder) == before
 
 
-def test_another_checkout_makes_the_same_short_run(data_folder):
+def test_another_checkout_makes_the_same_short_run(data_folder, monkeypatch):
     write_folder(data_folder / "tones", clips_a_class=8)
+    monkeypatch.setenv("CAPSLIB_WORKERS", "1")  # no workers of an earlier test, with another data folder
     (here,) = migrate.short_runs([[described(PLAIN), ["couplings"]]])
     (there,) = migrate.short_runs_of(paths.root(), [[described(PLAIN), ["couplings"]]])
     assert there["record"] == here["record"] and there["outputs"] == here["outputs"]

@@ -31,7 +31,7 @@ def test_systems_are_the_papers_and_their_variants():
         config = training.RunConfig("c", "s", model, tuple(options.items()), **changes)
         assert config.epochs == 2 and config.schedule == "loss_decay"
         assert config.segment_frames == (1000 if name in ("LSTM_Cap", "LSTM_Cap, no curriculum") else 200)
-        assert config.order in training.ORDERS
+        assert config.order in training.config.ORDERS
         assert (config.order == "random") == name.endswith("no curriculum")
     assert dict(systems["CNN_SeqCap, 2 iterations"][1]) == {"num_iterations": 2} and set(p2.FIG_7) < set(systems)
 
