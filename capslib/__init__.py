@@ -3,8 +3,6 @@
 The rooms load when they are first named: ``import capslib; capslib.corpora.load("fsdd").summary()``.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from types import ModuleType

@@ -1,7 +1,5 @@
 """The command line: ``python -m capslib reproduce``; the Makefile's targets call these."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import sys

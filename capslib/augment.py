@@ -4,8 +4,6 @@ P0 varies "the amplitude by adding and reducing constant signals": a constant ad
 constant factor the other; both are provided. Its levels are labels of figures that our copy of the paper does not have.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -17,8 +17,6 @@ questions, and some of these are answered from the papers' tables alone.
 Papers declare their claims (``capslib.papers``) with the functions below, each of which returns an ``Answer``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple

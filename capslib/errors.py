@@ -1,7 +1,5 @@
 """One exception for everything a user can mend: its message names the thing and says what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

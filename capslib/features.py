@@ -4,8 +4,6 @@ Frames are cut from real samples only (no centring, no padding), so that neither
 and a clip shorter than one frame has none. The logarithm is natural.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

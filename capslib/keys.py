@@ -6,8 +6,6 @@ annotations, the words of errors and the names of local variables change nothing
 entries count that the configuration names.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -7,8 +7,6 @@ records and outputs keep their numbers under the new version, and the records sa
 ``probes`` because it deals with the files of both.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

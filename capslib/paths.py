@@ -1,7 +1,5 @@
 """Where things are: the project's root, the recordings, the caches; and how a file is written whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Each number has a row, a column and a metric, in the paper's own labels (see ``data/published.md``).
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Records: one file a run, written whole or not at all, found again by what decided the run."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

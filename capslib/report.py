@@ -4,8 +4,6 @@ A notebook in git is executed at the quick profile and reads accepted records; `
 copies. Canonical means that the same results give the same bytes: no run times, no stderr, cells numbered 1..n.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -4,8 +4,6 @@ Clips of one speaker are not independent, so an interval is over speakers (or of
 systems are compared in pairs on the same folds and seeds, with a variance that knows that the training parts overlap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product

@@ -1,7 +1,5 @@
 """Corpora: ``load`` one by name, ask ``at_hand`` which are available. A new one is one new file in this folder."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import os

@@ -4,8 +4,6 @@ Layout: ``NNEmotion/xN-sentence-repetition-gender-speaker.wav`` (gender 01 femal
 wrong gender codes; each speaker's majority decides. Homepage: https://github.com/Ethio2021/ASED_V1.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Integers, because a fingerprint of the data must be the same on every machine. C
 are left out and listed with the reason; clips that had to be converted are listed too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

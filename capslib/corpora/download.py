@@ -3,8 +3,6 @@
 What is not yet whole and checked lies in a hidden folder of the data folder that nothing reads.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os

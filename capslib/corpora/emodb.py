@@ -3,8 +3,6 @@
 Layout: ``wav/SSTTTEv.wav`` (speaker, text, first letter of the German emotion, version). Homepage: http://emodb.bilderbar.info.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from capslib.corpora.iemocap import both_ways

@@ -1,7 +1,5 @@
 """eSpeak NG as a function from text to samples, through the shared library of the package ``espeakng-loader``."""
 
-from __future__ import annotations
-
 import ctypes
 
 import espeakng_loader

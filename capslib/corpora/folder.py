@@ -5,8 +5,6 @@ Two layouts: one folder per class (``birds/robin/a.wav``), or a csv with the col
 Put the folder ``birds`` into the data folder and name the corpus ``folder:birds``, or call ``corpora.folder(path)``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -5,8 +5,6 @@ speaker is used only for testing"; which one is not said, so all three are rotat
 https://github.com/Jakobovski/free-spoken-digit-dataset.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

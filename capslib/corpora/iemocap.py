@@ -7,8 +7,6 @@ recordings of whole dialogs (``dialog/wav``) are not read; "excited" is not coun
 https://sail.usc.edu/iemocap.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

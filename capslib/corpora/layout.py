@@ -1,7 +1,5 @@
 """Finding clips by name: the container does not matter, the owners' file names do."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

@@ -9,8 +9,6 @@ pure ones too, to another. Signal-to-noise ratios are of whole clips, pauses inc
 sources are the same: double precision, drawn by a seeded generator, rounded to 16 bits at the end.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

@@ -5,8 +5,6 @@ with its noise. A file is a recording of its own, but one reader or artist may h
 ANNOTATIONS. Homepage: https://www.openslr.org/17.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -4,8 +4,6 @@ Every recording draws its own frequencies, rates and bandwidths; everything is d
 the end, so that the clips are the same on every machine.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

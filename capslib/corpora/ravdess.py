@@ -5,8 +5,6 @@ actor). Only audio-only speech (03-01) is read: the sound of the video files is 
 https://zenodo.org/records/1188976.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from capslib.corpora.layout import Listing, clips, expected

@@ -4,8 +4,6 @@ Every function here is deterministic and sees labels and groups only. A group (s
 lies whole in one part; where a protocol cannot have that for validation, the split says so.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

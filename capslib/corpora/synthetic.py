@@ -6,8 +6,6 @@ apart. The clips are the same on every machine: eSpeak's own noise is seeded, a 
 of its own, and everything after it is double precision, rounded to 16 bits at the end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math

@@ -1,7 +1,5 @@
 """What a corpus is: a table of clips, its classes, its splits, its audio on demand, and where it came from."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

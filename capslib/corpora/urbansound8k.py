@@ -4,8 +4,6 @@ Layout: ``audio/fold{F}/{fsID}-{classID}-{occurrence}-{slice}.wav``. Excerpts of
 their fold; only the official folds are honest. Homepage: https://urbansounddataset.weebly.com/urbansound8k.html.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from capslib.corpora.layout import Listing, absent, clips, expected

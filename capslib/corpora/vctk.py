@@ -6,8 +6,6 @@ GENDER, ACCENTS, REGION and COMMENTS; older releases write the ID without its p,
 speaker. Homepage: https://datashare.ed.ac.uk/handle/10283/3443.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

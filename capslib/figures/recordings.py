@@ -1,7 +1,5 @@
 """Recordings as they are: players, waveforms and features of clips, durations, and the scaling of features."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What systems reach on the test part, beside what the papers print, and how they learn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One style for all figures, and how each is written."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

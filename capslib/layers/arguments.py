@@ -1,7 +1,5 @@
 """The argument check of all layers, with one wording for each kind of error."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Pooling a sequence to one vector: its mean, or what attention weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """A layer of capsules."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """EM routing: outputs are Gaussian clusters of votes."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ earlier iterations through B * J * D numbers only. So nothing of the size of the
 Letters as in ``routing``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Inverted dot-product attention: output capsules compete for the attention of each input."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -1,7 +1,5 @@
 """The loss on the lengths of class capsules."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

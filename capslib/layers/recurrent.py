@@ -1,7 +1,5 @@
 """Recurrent layers and normalization that padding cannot reach."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

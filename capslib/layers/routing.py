@@ -3,8 +3,6 @@
 Letters, here and in every capsule layer: B batch, I input capsules, F their size, J output capsules, D their size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Routing rules by name: ``CapsuleLayer(F, J, D, routing=ROUTINGS["em"](J, D, 3))``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

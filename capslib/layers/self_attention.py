@@ -1,7 +1,5 @@
 """Self-attention routing without iterations, in which votes attend to the other votes for the same output."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 Letters: B batch, C channels, T steps, Q bins of frequency, N windows, I primary capsules of a window, F their size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

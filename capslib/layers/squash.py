@@ -1,7 +1,5 @@
 """The nonlinearity of capsules: a vector's length becomes a probability."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

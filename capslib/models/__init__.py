@@ -4,8 +4,6 @@ Every model takes features (batch, frames, features) with their lengths (batch,)
 has its own scaling (``standardize``) and names the loss that it is trained with.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence

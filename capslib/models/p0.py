@@ -6,8 +6,6 @@ The paper gives no sizes. Ours are comparable: 162,000 to 166,000 parameters; th
 Letters: B clips, T frames (padded), F features per frame.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -6,8 +6,6 @@ cross-entropy but CNN_Cap, which has no layer behind its class capsules: its los
 Letters: B clips, C channels, T steps of time, Q bins of frequency of a map.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import pairwise

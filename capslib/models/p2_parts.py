@@ -7,8 +7,6 @@ gates from one.
 Letters: B clips, C channels, T steps of time, Q bins of frequency.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A new paper is a new file here with a ``PAPER``; ``declared`` finds it, as ``models.entries`` finds the models.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping

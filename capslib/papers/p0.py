@@ -1,7 +1,5 @@
 """P0, capsule networks for audio classification: its claims, and the systems that they and notebooks 02 to 08 need."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Names of systems are P2's; reference 15's, which it quotes and we rebuilt, have "[15]" behind them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial

@@ -3,8 +3,6 @@
 A share of n utterances can only be k / n, so a row of shares with four digits leaves few n open.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables that only P1 and P2 have: parameter counts, utterances, segments, and the comparisons of P2's text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import product
 

@@ -4,8 +4,6 @@ A probe is a file here: the function that measures, the columns of its table, it
 not in git: without them the run is trained again, which gives the same ones on the same kind of machine.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import pkgutil

@@ -1,7 +1,5 @@
 """Two trained systems as one: the plain average of their probabilities (P2 sections V-C and VI-F)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 

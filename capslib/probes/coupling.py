@@ -1,7 +1,5 @@
 """How the steps of a clip are coupled to the class capsules: by iteration, where in time, and by routing rule."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What in a spectrogram a decision depends on: its gradient with respect to the input (P2 section VI-E, Fig. 8)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How sure a network is of each class as speech sinks into noise (beyond P0 section 5.5)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a probe is, which clips of a run it is given, and what probes share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """What a perturbation of the input does to a network's vector of a clip (P0 section 6.1, Figs. 3 and 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the decoder reconstructs from a capsule (P0 section 5.4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

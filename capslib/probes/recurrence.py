@@ -1,7 +1,5 @@
 """What recurrent capsules gain from the window before (P1 section 2.3, P2 section IV-C)."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """How long a network's window capsules are along an utterance (P1 sections 2.2 and 2.3, P2 sections IV-B and IV-C)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

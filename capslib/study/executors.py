@@ -1,7 +1,5 @@
 """Where runs go: processes on this machine, or a cluster."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator

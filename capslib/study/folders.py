@@ -1,7 +1,5 @@
 """Where the records, cards and weights of a profile lie."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

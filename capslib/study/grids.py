@@ -1,7 +1,5 @@
 """Grids: which runs a question needs, each with the key of its record."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace

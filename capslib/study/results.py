@@ -1,7 +1,5 @@
 """Records of a grid, as tables, tests and figures read them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

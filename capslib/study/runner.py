@@ -1,7 +1,5 @@
 """Train what a grid lacks: a record per run, written as it ends: an interruption loses only what is under way."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

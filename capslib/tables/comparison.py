@@ -1,7 +1,5 @@
 """A paper's numbers with ours below them, never in one row."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How every table is shown and written."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path

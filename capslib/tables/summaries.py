@@ -1,7 +1,5 @@
 """Tables of the recordings and of our records: corpora, folds, metrics, costs, paired tests, provenance."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A trained model back from its file, and what it gives for each clip."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Losses, decisions and what they are worth: loss, accuracy, recalls, confusion matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

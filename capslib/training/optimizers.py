@@ -32,7 +32,7 @@ def _sgd(parameters: Iterable[nn.Parameter], config: RunConfig) -> Optimizer:
 
 
 class LossDecay:
-    """The rule of P2, section V-E: the rate is held for some epochs, then falls with each tenfold fall of the mean loss.
+    """The rule of P2, section V-E: the rate is held for some epochs, then falls with each tenfold fall of the loss.
 
     The paper does not say which mean the factors of ten are measured from; here it is the first full window's.
 

@@ -1,7 +1,5 @@
 """What a run takes from another one, its source, trained on another corpus (P0 section 6.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Off by default. ``CAPSLIB_NATIVE=1`` (or ``native.load()``) compiles routing.cpp
 which needs GCC and ninja; results differ from torch's in the last digits only.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib
