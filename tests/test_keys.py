@@ -8,9 +8,9 @@ import textwrap
 
 import pytest
 
-from capslib import keys, models, probes, study
+from capslib import keys, models, paths, probes, study
 from capslib.errors import CapslibError
-from capslib.records import run_key
+from capslib.records import Store, run_key
 
 PACKAGE = {
     "loop": """
@@ -148,9 +148,12 @@ def test_a_system_does_not_depend_on_its_siblings():
     assert "RecurrentCapsules" not in reached("cnn_seqcap") and "LSTMCap" not in reached("cnn_gru")
 
 
-@pytest.mark.parametrize("profile", ["full", "quick"])
-def test_every_committed_record_is_of_the_code_of_today(profile):
-    store = study.store(profile)
+COMMITTED = [paths.root() / "reports" / "full", study.accepted()]
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=["full", "quick"])
+def test_every_committed_record_is_of_the_code_of_today(folder):
+    store = Store((folder / "records",))
     assert len(store) and not store.unreadable
     for record in store:
         code = study.code_of(record["config"])
@@ -158,13 +161,11 @@ def test_every_committed_record_is_of_the_code_of_today(profile):
         assert record["key"] == run_key(record["config"], record["data"]["fingerprint"], code)
 
 
-@pytest.mark.parametrize("profile", ["full", "quick"])
-def test_every_committed_output_of_a_probe_is_of_the_code_of_today(profile):
-    store, seen = study.store(profile), set()
-    for folder in store.folders:
-        for file in sorted((folder.parent / "probes").glob("[!.]*.json")):
-            name, _, key = file.stem.partition("-")
-            config = store.get(key)["config"]
-            assert json.loads(file.read_text())["code"] == probes.code_of(config, name), file.name
-            seen.add(name)
+@pytest.mark.parametrize("folder", COMMITTED, ids=["full", "quick"])
+def test_every_committed_output_of_a_probe_is_of_the_code_of_today(folder):
+    store, seen = Store((folder / "records",)), set()
+    for file in sorted((folder / "probes").glob("[!.]*.json")):
+        name, _, key = file.stem.partition("-")
+        assert json.loads(file.read_text())["code"] == probes.code_of(store.get(key)["config"], name), file.name
+        seen.add(name)
     assert seen == set(probes.PROBES)
