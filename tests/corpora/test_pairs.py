@@ -27,5 +27,5 @@ def test_emodb_one_speaker_of_a_pair_validates_and_the_other_tests(data_folder, 
 
 def test_emodb_without_a_whole_pair_says_so(data_folder):
     trees.emodb(data_folder / "emodb", speakers=("03", "10"))
-    with pytest.raises(CapslibError, match="corpus 'emodb': no pair has clips of both its speakers"):
+    with pytest.raises(CapslibError, match="corpus 'emodb': no fold has clips of both its speakers"):
         corpora.load("emodb:emotion4_p2")
