@@ -49,10 +49,8 @@ Differences = Iterator[tuple[str, str, dict[Pair, float]]]
 
 
 class Claim(NamedTuple):
-    """Where a paper says something ("section 5.1, Table 1"), how our records answer, and which notebook asks it.
-
-    What it says is the claim's key in the paper's declaration.
-    """
+    """Where a paper says something ("section 5.1, Table 1"), how our records answer, and which notebook asks it. What
+    it says is the claim's key in the paper's declaration."""
 
     where: str
     answer: Answer
@@ -84,9 +82,7 @@ def verdict(supports: Iterable[bool], refutes: Iterable[bool], tested: bool, com
 
 def stand_for(runs: Runs, roles: Names) -> dict[str, str]:
     """Our corpora that speak for a paper's ("IEMOCAP"), by key: its own where it is available, else all its stand-ins.
-
-    The runs are of one paper's grids.
-    """
+    The runs are of one paper's grids."""
     cards = runs.grid.cards
     names = {key: card["role"].partition(" ")[2] for key, card in cards.items()}
     own = {names[key] for key, card in cards.items() if card["evidence"] == "same corpus"}
@@ -154,12 +150,8 @@ def _by_differences(compared: Callable[[Runs, str], Differences], roles: Names) 
 
 def beats(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
     """The claim that the first of each pair of systems beats the second in each of the metrics on each of the corpora.
-
-    Args:
-        pairs: names of systems.
-        roles: names of the paper's corpora, each of which must have its say.
-        metrics: see ``statistics.metric_value``.
-    """
+    ``roles`` are names of the paper's corpora, each of which must have its say; metrics are those of
+    ``statistics.metric_value``."""
     return _by_tests(lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora), roles)
 
 
@@ -169,11 +161,9 @@ def higher(better: Names, others: Names, roles: Names, metrics: Names = ("accura
 
 
 def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: float = 0.01) -> Answer:
-    """The claim that the systems of each pair differ by less than ``margin`` either way: see ``beats``.
-
-    It is supported where the interval of each difference lies within the margin, and not supported where one lies
-    beyond it and the difference is significant.
-    """
+    """The claim that the systems of each pair differ by less than ``margin`` either way: see ``beats``. It is supported
+    where the interval of each difference lies within the margin, and not supported where one lies beyond it and the
+    difference is significant."""
     return _by_tests(
         lambda runs, corpora: statistics.paired_tests(runs, pairs, metrics, corpora),
         roles,
@@ -183,10 +173,8 @@ def alike(pairs: Pairs, roles: Names, metrics: Names = ("accuracy",), margin: fl
 
 
 def helps_more(pairs: Pairs, others: Pairs, roles: Names, metrics: Names = ("accuracy",)) -> Answer:
-    """The claim that some systems gain more from a change than others, fold by fold and seed by seed.
-
-    Each pair is a system with the change, and without it; for the rest see ``beats``.
-    """
+    """The claim that some systems gain more from a change than others, fold by fold and seed by seed. Each pair is a
+    system with the change, and without it; for the rest see ``beats``."""
 
     def compared(runs: Runs, key: str) -> Differences:
         for metric, *both in product(metrics, pairs, others):
@@ -300,14 +288,9 @@ def untried(why: str) -> Answer:
 
 
 def ledger(papers: Iterable, profile: str) -> tuple[pd.DataFrame, list[Runs]]:
-    """One row per claim: paper, where, claim, verdict, evidence, notebook; from the records, without training.
-
-    Args:
-        papers: as ``capslib.papers.declared`` gives them.
-        profile: "quick" or "full".
-    Returns:
-        The rows, and the runs that the claims need; papers with the same grids share theirs.
-    """
+    """One row per claim: paper, where, claim, verdict, evidence, notebook; from the records, without training. The
+    papers are as ``capslib.papers.declared`` gives them. Returns the rows, and the runs that the claims need; papers
+    with the same grids share theirs."""
     rows, needed = [], {}
     for paper in papers:
         place = (paper.grids, paper.derived)

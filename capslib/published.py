@@ -25,15 +25,10 @@ def tables() -> list[tuple[str, str]]:
 
 
 def table(paper: str, name: str) -> pd.DataFrame:
-    """One row per number of a table, in the paper's order.
+    """One row per number of a table ("Table 1", "Fig. 7", "text 5.1") of a paper ("P" and a number), in its order.
 
-    Args:
-        paper: its key, as "P" and a number.
-        name: "Table 1", "Fig. 7", "text 5.1".
-    Returns:
-        Columns row, column, metric, value (a float; percents as fractions) and note.
-    Raises:
-        CapslibError: for an unknown paper or table, with the nearest name.
+    Columns are row, column, metric, value (a float; percents as fractions) and note. Raises CapslibError for an unknown
+    paper or table, with the nearest name.
     """
     everything = _everything()
     here = everything[everything["paper"] == choose(paper, set(everything["paper"]), "paper")]

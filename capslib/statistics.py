@@ -46,11 +46,8 @@ class Interval:
 
 
 def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Mean and t-interval of values, one per independent unit (speaker, fold), cut off at ``bounds``.
-
-    Raises:
-        CapslibError: if there is no value.
-    """
+    """Mean and t-interval of values, one per independent unit (speaker, fold), cut off at ``bounds``. Raises
+    CapslibError if there is no value."""
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         raise CapslibError("an interval needs at least one value: no run has a record yet")
@@ -61,10 +58,8 @@ def interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) 
 
 
 def comparable(runs: Runs, systems: Collection[str] | None = None) -> Runs:
-    """Runs of these systems (by default all) on the seeds that all of them have, corpus by corpus.
-
-    A seed counts for a system when it has as many folds as any seed of the system. Where no seed is shared, all stay.
-    """
+    """Runs of these systems (by default all) on the seeds that all of them have, corpus by corpus. A seed counts for a
+    system when it has as many folds as any seed of the system. Where no seed is shared, all stay."""
     chosen = [r for r in runs.records if systems is None or r["system"] in systems]
     records = []
     for corpus in dict.fromkeys(r["config"]["corpus"] for r in chosen):
@@ -91,9 +86,7 @@ def over_folds(values: Iterable[tuple[str, float]], bounds: tuple[float, float] 
 
 def cell(records: Sequence[dict], metric: str = "accuracy") -> Interval:
     """What a table shows for one system on one corpus: mean of a metric of the test part over units, with its interval.
-
-    Others than accuracy are known for whole folds only, which are the units then.
-    """
+    Others than accuracy are known for whole folds only, which are the units then."""
     if metric == "accuracy":
         return interval(unit_accuracies(records).to_numpy())
     return over_folds([(r["config"]["split"], r["test"][metric]) for r in records])
@@ -112,13 +105,9 @@ class Test(NamedTuple):
 def corrected_resampled_t_test(differences: Sequence[float], test_train_ratio: float) -> Test:
     """Paired t-test for results of resampled, overlapping training sets (Nadeau and Bengio 2003).
 
-    The variance of the mean is s^2 (1/n + n_test / n_train) in place of s^2 / n.
-
-    Args:
-        differences: of two systems on the same folds and seeds, (n,), n at least 2.
-        test_train_ratio: test clips over training clips of a fold.
-    Raises:
-        CapslibError: for fewer than two differences.
+    The variance of the mean is s^2 (1/n + n_test / n_train) in place of s^2 / n. The differences, (n,), are of two
+    systems on the same folds and seeds; ``test_train_ratio`` is test clips over training clips of a fold. Raises
+    CapslibError for fewer than two differences.
     """
     d = np.asarray(differences, dtype=float)
     n = len(d)
@@ -173,11 +162,9 @@ def differences(first: Mapping[Pair, float], second: Mapping[Pair, float]) -> di
 def test_differences(runs: Runs, families: Mapping[tuple[str, str, str], Mapping[Pair, float]]) -> pd.DataFrame:
     """Corrected resampled t-tests that differences are zero, all of them one family for Holm's correction.
 
-    The ratio of test to training clips is that of the corpora's cards: records count segments of the training part.
+    The differences, of ``runs``, are by fold and seed; the families are by (corpus, comparison, metric). The ratio of
+    test to training clips is that of the corpora's cards: records count segments of the training part.
 
-    Args:
-        runs: that the differences are of.
-        families: differences by fold and seed, by (corpus, comparison, metric).
     Returns:
         One row each: corpus, comparison, metric, difference, low, high, p, n pairs, of how many seeds, p (Holm) and
         verdict: "higher", "lower" or "inconclusive" at the 5% level after correction, "one fold only" or "not run yet".

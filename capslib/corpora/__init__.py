@@ -21,11 +21,8 @@ def sources() -> dict[str, Source]:
 
 
 def parse(key: str) -> tuple[Source, str]:
-    """("ased:gender" or "ased") to its source and task name; the first task is the default.
-
-    Raises:
-        CapslibError: for an unknown corpus or task (with the nearest), or a "folder:NAME" that is not there.
-    """
+    """("ased:gender" or "ased") to its source and task name; the first task is the default. Raises CapslibError for an
+    unknown corpus or task, with the nearest, and for a "folder:NAME" that is not there."""
     name, _, task = key.partition(":")
     if name == "folder" and task:
         return folder_source(paths.data() / task, task), task
@@ -42,13 +39,9 @@ def is_embedded(key: str) -> bool:
 
 
 def find(key: str) -> Path | None:
-    """The folder of a corpus if its recordings are on this machine; embedded corpora are always at hand.
-
-    For a mixture, which ``load`` makes, it is the folder of its first source, if all of them are available.
-
-    Raises:
-        CapslibError: for an unknown name, or if an embedded corpus cannot be made.
-    """
+    """The folder of a corpus if its recordings are on this machine; embedded corpora are always at hand. For a mixture,
+    which ``load`` makes, it is the folder of its first source, if all of them are available. Raises CapslibError for an
+    unknown name, or if an embedded corpus cannot be made."""
     source, _ = parse(key)
     if source.made_from:
         folders = [find(name) for name in source.made_from]
@@ -66,15 +59,9 @@ def _load(key: str, place: Path) -> Corpus:
 
 
 def load(key: str, task: str | None = None) -> Corpus:
-    """Load a corpus.
-
-    Args:
-        key: "fsdd", or with the task "ased:speaker".
-        task: another way to name the task.
-    Raises:
-        CapslibError: for an unknown name (with the nearest), or when its recordings are not available (with how to get
-            them) or cannot be used.
-    """
+    """A corpus by its key: "fsdd", or with the task "ased:speaker", which ``task`` can name instead. Raises
+    CapslibError for an unknown name, with the nearest; when its recordings are not available, with how to get them; or
+    when they cannot be used."""
     source, named = parse(f"{key}:{task}" if task else key)
     place = source.make() if source.make else find(key)
     if place is None:
@@ -88,9 +75,7 @@ def load(key: str, task: str | None = None) -> Corpus:
 
 def at_hand(real: bool = True, embedded: bool = True, multi_label: bool = False) -> list[str]:
     """Keys (default tasks) of the corpora that ``load`` would find on this machine, recordings after embedded ones.
-
-    ``multi_label`` asks for mixtures, in place of the corpora whose clips have one class each.
-    """
+    ``multi_label`` asks for mixtures, in place of the corpora whose clips have one class each."""
     keys = []
     for name, source in sources().items():
         task, about = next(iter(source.tasks.items()))

@@ -69,11 +69,8 @@ def _ends_early(path: Path) -> bool:
 
 
 def decode(path: Path, sample_rate: int) -> tuple[np.ndarray, str]:
-    """One file as mono int16 (n,) at ``sample_rate`` in hertz, and what had to be converted ("" if nothing).
-
-    Raises:
-        Unusable: with the reason, in a few words.
-    """
+    """One file as mono int16 (n,) at ``sample_rate`` in hertz, and what had to be converted ("" if nothing). Raises
+    Unusable with the reason, in a few words."""
     if path.stat().st_size == 0:
         raise Unusable("empty file")
     try:
@@ -130,14 +127,9 @@ def _try_decode(file: Path, sample_rate: int) -> tuple[np.ndarray | None, str]:
 
 def load(name: str, files: Sequence[Path], labels: Sequence[str], sample_rate: int) -> Audio:
     """Decode the ``files`` of a corpus once; later calls read the cache, as long as no file's size or time has changed.
-
-    Args:
-        name: the corpus, for the progress bar and the cache.
-        files, labels: the clips, and how lists of problems name them (their paths inside the corpus).
-        sample_rate: in hertz.
-    Raises:
-        CapslibError: if the cache cannot be written. Clips that cannot be used are listed in ``left_out``.
-    """
+    ``name`` is the corpus, for the progress bar and the cache; ``labels`` are how lists of problems name the files
+    (their paths inside the corpus); ``sample_rate`` is in hertz. Clips that cannot be used are listed in ``left_out``.
+    Raises CapslibError if the cache cannot be written."""
     manifest = [(label, *_stamp(file)) for label, file in zip(labels, files, strict=True)]
     key = hashlib.sha256(json.dumps([_VERSION, sample_rate, manifest]).encode()).hexdigest()[:16]
     index, samples_file = (paths.cache() / "audio" / f"{name}-{key}{suffix}" for suffix in (".json", ".npy"))

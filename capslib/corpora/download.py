@@ -26,16 +26,10 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, 
 
 
 def fetch(name: str, into: Path, mirror: str | None = None) -> Path:
-    """The folder with the clips of a corpus, downloaded into the data folder ``into`` unless it is there already.
-
-    Args:
-        name: of the corpus.
-        into: the data folder; the archive itself stays in its ``archives/``.
-        mirror: address of a folder with copies of the archives; by default ``$CAPSLIB_MIRROR``, or the owners' sites.
-    Raises:
-        CapslibError: for a corpus without an address, without a connection, if a file is not the owners', or if the
-            disk is full or read-only.
-    """
+    """The folder with the clips of a corpus, downloaded into the data folder ``into`` unless it is there already. The
+    archive itself stays in ``archives/`` there. ``mirror`` is the address of a folder with copies of the archives, by
+    default ``$CAPSLIB_MIRROR``, or the owners' sites. Raises CapslibError for a corpus without an address, without a
+    connection, if a file is not the owners', or if the disk is full or read-only."""
     source = corpora.sources()[choose(name, corpora.sources(), "corpus")]
     archive, target = source.archive, into / source.folder
     if archive is None:
@@ -112,11 +106,8 @@ def _unpack(file: Path, into: Path) -> None:
 
 
 def verify(folder: Path, listing: Path) -> None:
-    """Check that every clip in ``folder`` is its owners', to the last bit, and that there are no others.
-
-    Raises:
-        CapslibError: naming the first file that is missing, different or not listed.
-    """
+    """Check that every clip in ``folder`` is its owners', to the last bit, and that there are no others. Raises
+    CapslibError naming the first file that is missing, different or not listed."""
     listed = dict(line.split(",") for line in listing.read_text(encoding="utf-8").splitlines()[1:])
     for path in sorted(listed.keys() | _clips(folder)):
         digest = hashlib.sha256((folder / path).read_bytes()).hexdigest() if (folder / path).is_file() else "missing"

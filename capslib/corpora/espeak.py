@@ -13,14 +13,9 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The synthesizer of this process.
-
-    The library keeps state between sentences, so that what it says depends on what it said before: a corpus is made in
-    one fixed order in a process of its own (see ``synthetic.py``).
-
-    Raises:
-        CapslibError: if the library cannot start.
-    """
+    """The synthesizer of this process. The library keeps state between sentences, so that what it says depends on what
+    it said before: a corpus is made in one fixed order in a process of its own (see ``synthetic.py``). Raises
+    CapslibError if the library cannot start."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -38,16 +33,13 @@ class Espeak:
         return 0
 
     def say(self, text: str, voice: str, seed: int, **prosody: int) -> np.ndarray:
-        """Samples of ``text``, int16 (n,) at ``sample_rate``.
+        """Samples of plain ``text``, int16 (n,) at ``sample_rate``. Raises CapslibError for an unknown voice.
 
         Args:
-            text: plain text.
             voice: language and variant, as "en-us+f3".
             seed: of the breath noise that some voices have.
             prosody: rate in words a minute (80 to 450), pitch (0 to 100; 50 is the voice's own), pitch_range (0, which
                 is monotone, to 100) and volume (0 to 200; 100 is full scale for most voices).
-        Raises:
-            CapslibError: for an unknown voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise CapslibError(f"eSpeak NG has no voice {voice!r}")

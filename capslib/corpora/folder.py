@@ -55,16 +55,9 @@ def _read_folders(folder: Path) -> Listing:
 
 
 def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5) -> Source:
-    """How to read one folder, or csv, of own recordings.
-
-    Args:
-        path: the folder, or a csv.
-        name: of the corpus; its key is ``folder:name``.
-        sample_rate: to which all clips are converted, in hertz.
-        num_folds: at most; fewer if a class has fewer groups.
-    Raises:
-        CapslibError: if nothing is there; on reading, for a csv that cannot be used or a class of fewer than 3 groups.
-    """
+    """How to read own recordings, a folder or a csv, as the corpus ``folder:name``. All clips are converted to
+    ``sample_rate`` in hertz; there are at most ``num_folds`` folds, fewer if a class has fewer groups. Raises
+    CapslibError if nothing is there; on reading, for a csv that cannot be used or a class of fewer than 3 groups."""
     if not path.exists():
         raise CapslibError(
             f"{paths.shown(path)} is not there: give a folder with one folder per class, or a csv of path,label,group"
@@ -104,10 +97,7 @@ def source(path: Path, name: str, sample_rate: int = 16_000, num_folds: int = 5)
 
 
 def folder(path: str | Path, **options: object) -> Corpus:
-    """The corpus of one's own recordings, wherever they lie; ``options`` are ``sample_rate`` and ``num_folds``.
-
-    Raises:
-        CapslibError: if ``path`` is not there, or holds nothing that can be classified.
-    """
+    """The corpus of one's own recordings, wherever they lie; ``options`` are ``sample_rate`` and ``num_folds``. Raises
+    CapslibError if ``path`` is not there, or holds nothing that can be classified."""
     path = Path(path)
     return assemble(source(path, path.stem, **options), path.stem, path if path.is_dir() else path.parent)

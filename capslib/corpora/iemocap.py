@@ -96,7 +96,6 @@ def _incomplete(table: pd.DataFrame) -> list[str]:
 
 def both_ways(name: str, pair: str, protocol: str, **facts: object) -> dict[str, Task]:
     """P1's and P2's protocol as two tasks: in ``name`` the man of each pair tests, in ``name``_swapped the woman.
-
     ``pair`` is the column that numbers the pairs; ``protocol`` has ``{roles}`` where it says who tests, who validates.
     """
 

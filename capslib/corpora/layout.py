@@ -11,10 +11,8 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 
 
 def clips(folder: Path, pattern: str) -> Listing:
-    """Every audio file below ``folder`` whose relative path without suffix matches ``pattern`` wholly.
-
-    The table has the column path and one of strings per named group of ``pattern``.
-    """
+    """Every audio file below ``folder`` whose relative path without suffix matches ``pattern`` wholly. The table has
+    the column path and one of strings per named group of ``pattern``."""
     compiled = re.compile(pattern)
     rows, others = [], []
     for file in sorted(folder.rglob("*")):

@@ -204,11 +204,8 @@ def _speech_or_noise(
 
 
 def _in_pools(name: str, material: _Material, random: np.random.Generator) -> Listing:
-    """Columns path, group, even, pool (from 1) of the clips that may be used; and what of the corpus is missing.
-
-    Raises:
-        CapslibError: for a subset of an archive from which some pool cannot be mixed.
-    """
+    """Columns path, group, even, pool (from 1) of the clips that may be used; and what of the corpus is missing. Raises
+    CapslibError for a subset of an archive from which some pool cannot be mixed."""
     mixture, source = MIXTURES[name], _ABOUT[material.corpus]
     table, missing = source.read(_folder(source.name))
     if material.only:
@@ -276,13 +273,9 @@ def _mix(
 
 
 def make(name: str) -> Path:
-    """The folder with the clips of a mixture, made on the first call (about a minute) and cached.
-
-    It is made anew when this file, or the name, size or time of any source file changes.
-
-    Raises:
-        CapslibError: if the sources are too few, or the cache cannot be written.
-    """
+    """The folder with the clips of a mixture, made on the first call (about a minute) and cached. It is made anew when
+    this file, or the name, size or time of any source file changes. Raises CapslibError if the sources are too few, or
+    the cache cannot be written."""
     random, inputs, tables, missing = synthetic.generator(name), [Path(__file__).read_bytes()], [], {}
     for material in MIXTURES[name].materials:
         clips, notes = _in_pools(name, material, random)

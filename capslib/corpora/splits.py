@@ -43,14 +43,9 @@ def leave_one_group_out(table: pd.DataFrame, group: str, validation: pd.Series) 
 def pairs(table: pd.DataFrame, pair: str, tester: str) -> list[Split]:
     """One fold per pair of a man and a woman: one of the two tests, the other validates, and all other clips train.
 
-    A pair of which only one speaker has clips makes no fold: its clips train in all folds.
-
-    Args:
-        table: clips, with the column gender.
-        pair: column that numbers the pairs; its name and value name the fold, as "session1".
-        tester: gender of the speaker that tests.
-    Raises:
-        CapslibError: if no pair has clips of both its speakers.
+    A pair of which only one speaker has clips makes no fold: its clips train in all folds. The column ``pair`` numbers
+    the pairs; its name and value name the fold, as "session1". ``tester`` is the gender of the speaker that tests.
+    Raises CapslibError if no pair has clips of both its speakers.
     """
     genders = table.groupby(pair)["gender"].nunique()
     numbers = sorted(genders.index[genders == 2])
@@ -81,10 +76,7 @@ def by_fold(table: pd.DataFrame, group: str, stratify: str, fold: str = "fold") 
     """One split per value of the column ``fold``; about a seventh of the other folds' groups validates.
 
     Whole groups validate: two of eight, one where there are fewer. Numbered folds are called "fold1"; others (a
-    speaker, a sentence) bear the value's own name.
-
-    Raises:
-        CapslibError: if the other folds have fewer than two groups.
+    speaker, a sentence) bear the value's own name. Raises CapslibError if the other folds have fewer than two groups.
     """
     splits = []
     for number in sorted(table[fold].unique()):
@@ -108,11 +100,8 @@ def _numbered(table: pd.DataFrame, cuts: Iterable[np.ndarray], group: str, strat
 
 
 def grouped_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 5) -> list[Split]:
-    """``by_fold`` over folds 1 to ``num_folds`` that keep groups whole and spread the values of ``stratify`` evenly.
-
-    Raises:
-        CapslibError: if there are too few groups or clips; a small subset of an archive gives fewer folds.
-    """
+    """``by_fold`` over folds 1 to ``num_folds`` that keep groups whole and spread the values of ``stratify`` evenly. A
+    small subset of an archive gives fewer folds; raises CapslibError if there are too few groups or clips."""
     return _numbered(table, _cut(table, group, stratify, num_folds), group, stratify)
 
 
@@ -123,11 +112,8 @@ def clip_folds(table: pd.DataFrame, group: str, stratify: str, num_folds: int = 
 
 
 def check(table: pd.DataFrame, splits: Sequence[Split], corpus: str) -> None:
-    """Prove what a result depends on: no clip, no ``group`` and no recording (``sha256``) lies on both sides.
-
-    Raises:
-        CapslibError: naming the corpus, the split and the clips.
-    """
+    """Prove what a result depends on: no clip, no ``group`` and no recording (``sha256``) lies on both sides. Raises
+    CapslibError naming the corpus, the split and the clips."""
     for split in splits:
         where = f"corpus {corpus!r}, split {split.name!r}"
         parts = {part: list(getattr(split, part)) for part in PARTS}

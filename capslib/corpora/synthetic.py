@@ -111,11 +111,7 @@ _UTTERANCES = {
 
 
 def write_clip(file: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Write samples, float64 (n,) in [-1, 1), as 16-bit FLAC.
-
-    Raises:
-        OSError: if the disk is full.
-    """
+    """Write samples, float64 (n,) in [-1, 1), as 16-bit FLAC. Raises OSError if the disk is full."""
     integers = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
     packed = io.BytesIO()  # libsndfile says nothing when the disk is full; Python does
     soundfile.write(packed, integers, sample_rate, format="FLAC", subtype="PCM_16")
@@ -124,15 +120,9 @@ def write_clip(file: Path, samples: np.ndarray, sample_rate: int) -> None:
 
 def make_once(kind: str, name: str, inputs: bytes, fill: Callable[[Path], None]) -> Path:
     """The folder with the clips of a corpus in the cache, made on the first call and anew when ``inputs`` change.
-
-    Args:
-        kind: of corpora, a folder of the cache.
-        name: of the corpus.
-        inputs: all that its clips depend on, such as the code that makes them.
-        fill: writes the clips into an empty folder, which gets its name when all of them are there.
-    Raises:
-        CapslibError: if it cannot be written.
-    """
+    ``kind`` is a folder of the cache; ``inputs`` are all that the clips depend on, such as the code that makes them;
+    ``fill`` writes the clips into an empty folder, which gets its name when all of them are there. Raises CapslibError
+    if it cannot be written."""
     folder = paths.cache() / kind / f"{name}-{hashlib.sha256(inputs).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
@@ -151,14 +141,9 @@ def make_once(kind: str, name: str, inputs: bytes, fill: Callable[[Path], None])
 
 
 def synthesize(name: str, folder: Path) -> None:
-    """Write all clips of one corpus as FLAC into ``folder``.
-
-    Only in a process of its own are the samples the same each time: eSpeak remembers what it said before.
-
-    Raises:
-        CapslibError: if eSpeak NG does not start or lacks a voice.
-        OSError: if the disk is full.
-    """
+    """Write all clips of one corpus as FLAC into ``folder``. Only in a process of its own are the samples the same each
+    time: eSpeak remembers what it said before. Raises CapslibError if eSpeak NG does not start or lacks a voice, and
+    OSError if the disk is full."""
     from capslib.corpora.espeak import Espeak
 
     speaker, random = Espeak(), generator(name)
@@ -173,11 +158,8 @@ def synthesize(name: str, folder: Path) -> None:
 
 
 def make(name: str) -> Path:
-    """The folder with the clips of an embedded corpus, made on the first call (a few seconds) and cached.
-
-    Raises:
-        CapslibError: if the synthesizer fails or the cache cannot be written.
-    """
+    """The folder with the clips of an embedded corpus, made on the first call (a few seconds) and cached. Raises
+    CapslibError if the synthesizer fails or the cache cannot be written."""
 
     def fill(folder: Path) -> None:
         command = [sys.executable, "-m", "capslib.corpora.synthetic", name, str(folder)]

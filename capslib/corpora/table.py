@@ -116,10 +116,8 @@ class Corpus:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Sorted class names; a class's position is its index in every model and confusion matrix.
-
-        Those of a multi-label task are single ones: a clip labelled "female+male" has two of them.
-        """
+        """Sorted class names; a class's position is its index in every model and confusion matrix. Those of a
+        multi-label task are single ones: a clip labelled "female+male" has two of them."""
         labels = self.table["label"].unique()
         if self.about.multi_label:
             return tuple(sorted({name for label in labels for name in label.split("+")}))
@@ -131,22 +129,14 @@ class Corpus:
         return self.decoded.sample_rate
 
     def audio(self, item: str) -> np.ndarray:
-        """Samples of one clip, float32 in [-1, 1), shape (n,).
-
-        Raises:
-            CapslibError: for an unknown id.
-        """
+        """Samples of one clip, float32 in [-1, 1), shape (n,). Raises CapslibError for an unknown id."""
         row = self.table["row"].get(item)
         if row is None:
             raise CapslibError(f"corpus {self.name!r} has no clip {item!r}: its ids are in .table.index")
         return self.decoded[int(row)].astype(np.float32) / 32768.0
 
     def split(self, name: str) -> Split:
-        """The split called ``name``.
-
-        Raises:
-            CapslibError: for an unknown name (with the nearest).
-        """
+        """The split called ``name``. Raises CapslibError for an unknown name, with the nearest."""
         names = [split.name for split in self.splits]
         return self.splits[names.index(choose(name, names, f"split of corpus {self.name!r}"))]
 
@@ -206,11 +196,8 @@ class Corpus:
 
 
 def assemble(source: Source, task: str, folder: Path) -> Corpus:
-    """Read, decode, leave out what cannot be used, and split.
-
-    Raises:
-        CapslibError: if nothing usable is there, or the splits would let a group or a recording straddle.
-    """
+    """Read, decode, leave out what cannot be used, and split. Raises CapslibError if nothing usable is there, or the
+    splits would let a group or a recording straddle."""
     about = source.tasks[task]
     called = f"{source.name}:{task}" if about.evidence == "own data" else source.name
     where = f"corpus {called!r}"

@@ -15,10 +15,8 @@ from capslib.study import Grid, Runs
 
 
 class Role(NamedTuple):
-    """A corpus that a paper uses: the paper's name for it, what is classified, and where it is or what stands in.
-
-    The ``role`` of our corpora's tasks names it: "P0 VCTK".
-    """
+    """A corpus that a paper uses: the paper's name for it, what is classified, and where it is or what stands in. The
+    ``role`` of our corpora's tasks names it: "P0 VCTK"."""
 
     corpus: str
     task: str
@@ -54,8 +52,5 @@ def declared() -> tuple[Paper, ...]:
 
 def of_profile(value: str | Mapping[str, str], profile: str) -> str:
     """A parameter of a notebook that may differ between profiles, or be given as one value for the profile at hand.
-
-    Raises:
-        CapslibError: for an unknown profile, with the nearest.
-    """
+    Raises CapslibError for an unknown profile, with the nearest."""
     return value if isinstance(value, str) else value[choose(profile, value, "profile")]

@@ -64,13 +64,9 @@ def perturbed_systems(sample_rate: int) -> dict[str, System]:
 
 
 def transfer_source(keys: str, model: str, profile: str) -> RunConfig:
-    """The network whose capsules another one reads (section 6.2): of the first corpus available, on its first fold.
-
-    The keys are of corpora, best first, with commas between.
-
-    Raises:
-        CapslibError: if none of them is available, with how to get the first.
-    """
+    """The network whose capsules another one reads (section 6.2): of the first corpus available, on its first fold. The
+    keys are of corpora, best first, with commas between. Raises CapslibError if none of them is available, with how to
+    get the first."""
     sources = study.grid(study.corpora_in(profile, keys), [model], profile, seeds=[0], folds=1)
     if not sources.runs:
         key, how = next(iter(sources.absent.items()))
@@ -79,10 +75,8 @@ def transfer_source(keys: str, model: str, profile: str) -> RunConfig:
 
 
 def transfer_systems(keys: str, profile: str) -> dict[str, System]:
-    """MFCCs alone, and beside the vectors of networks of another corpus (section 6.2), with our controls.
-
-    See ``transfer_source``; the seed of a source is that of the run which reads its capsules.
-    """
+    """MFCCs alone, and beside the vectors of networks of another corpus (section 6.2), with our controls. See
+    ``transfer_source``; the seed of a source is that of the run which reads its capsules."""
     source = transfer_source(keys, "caps", profile)
     classes = study.grid([source.corpus], [], profile).cards[source.corpus]["classes"]
     return {

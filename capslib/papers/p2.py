@@ -87,15 +87,9 @@ def grid(
     folds: int | None = None,
     **changes: object,
 ) -> Grid:
-    """The runs of ``systems`` on corpora of any sample rate: seed by seed, in each system by system.
-
-    Args:
-        keys, profile, seeds, folds: see ``study.grid``; five seeds by default, as P2.
-        only: names of systems; all by default.
-        changes: see ``systems``.
-    Raises:
-        CapslibError: for an unknown system, with the nearest.
-    """
+    """The runs of ``systems`` on corpora of any sample rate: seed by seed, in each system by system. ``only`` names
+    systems, by default all; ``changes`` are those of ``systems``; for the rest see ``study.grid``. Five seeds by
+    default, as P2. Raises CapslibError for an unknown system, with the nearest."""
     runs, cards, absent = [], {}, {}
     for key in keys:
         known = systems(corpora.parse(key)[0].sample_rate, **changes)

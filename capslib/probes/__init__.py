@@ -37,12 +37,8 @@ def load(run: Run, profile: str) -> models.AudioModel:
 
 
 def code_of(config: Mapping, name: str) -> str:
-    """Version of the code of a probe of a run of this configuration: all that its functions can reach.
-
-    Args:
-        config: as a record holds it.
-        name: of the probe, in ``PROBES``.
-    """
+    """Version of the code of a probe of a run of this configuration: all that its functions can reach. The
+    configuration is as a record holds it; the probe is named as in ``PROBES``."""
     roots = [(function.__module__, function.__name__) for function in PROBES[name]]
     return keys.code_version(roots, {*keys.words(dict(config)), *models.words(config["model"])})
 
@@ -82,12 +78,7 @@ def run(
 
 def averages(runs: Runs, pairs: Mapping[str, tuple[str, str]], records: str = "accepted", train: bool = True) -> Runs:
     """The runs, and behind them the averages of pairs of systems (see ``averaged``), from their probabilities.
-
-    Args:
-        runs: with their grid.
-        pairs: names of two systems, by the name of their average.
-        records, train: see ``run``.
-    """
+    ``pairs`` has names of two systems, by the name of their average; for the rest see ``run``."""
     systems = dict.fromkeys(system for names in pairs.values() for system in names)
     results = [run(runs, averaged.probabilities, records, train, system=system) for system in systems]
     return averaged.averaged(runs, pairs, chain(*results))

@@ -22,11 +22,8 @@ def test_units(config: RunConfig) -> tuple[Part, list[str]]:
 
 
 def probabilities(model: models.AudioModel, part: Part, units: Sequence[str]) -> dict:
-    """Probabilities of each clip, its class, and its unit: (clips, classes), (clips,), (clips,).
-
-    Raises:
-        CapslibError: for a model whose scores are lengths of capsules.
-    """
+    """Probabilities of each clip, its class, and its unit: (clips, classes), (clips,), (clips,). Raises CapslibError
+    for a model whose scores are lengths of capsules."""
     if model.loss == "margin":
         raise CapslibError(
             f"{type(model).__name__} gives lengths of capsules, not probabilities: average other systems"
@@ -39,12 +36,8 @@ def averaged(runs: Runs, pairs: Mapping[str, tuple[str, str]], results: Iterable
     """The runs, and behind them a record for each fold and seed of which both systems of a pair have probabilities.
 
     Nothing is trained for it. Its training accuracy is taken to be the lower one of its parts', its parameters their
-    sum.
-
-    Args:
-        runs: of the parts.
-        pairs: names of two systems, by the name of their average.
-        results: of ``probabilities``, with ``test_units``.
+    sum. ``pairs`` has names of two systems, by the name of their average; ``results`` are of
+    ``probabilities``, with ``test_units``.
     """
     fields = ("corpus", "split", "seed")
     shares = {(*(result[field] for field in fields), result["system"]): result for result in results}

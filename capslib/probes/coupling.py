@@ -68,15 +68,10 @@ def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bi
 
 @torch.inference_mode()
 def rule_entropy(model: models.AudioModel, part: training.Part) -> dict:
-    """How evenly the network's own rule couples the steps of a clip.
+    """How evenly the own rule of a ``CapsNet``, with any routing, couples the steps of a clip.
 
-    Args:
-        model: a ``CapsNet`` with any routing rule.
-        part: test clips.
-    Returns:
-        entropy: of the couplings that the rule ends with, mean over steps and clips; 1 where a step couples evenly.
-    Raises:
-        CapslibError: for a model without capsules.
+    Returns entropy, of the couplings that the rule ends with, mean over steps and test clips; 1 where a step couples
+    evenly. Raises CapslibError for a model without capsules.
     """
     layer, entropies = _capsule_network(model).capsules, []
     for features, lengths, _ in single_clips(part):
@@ -103,12 +98,8 @@ def _by_time(values: Tensor, bins: int) -> Tensor:
 
 
 def draw(results: Sequence[Mapping], name: str, out: Path) -> None:
-    """Entropy of the couplings by iteration, coupling to the true class over relative time, and one clip.
-
-    Args:
-        results: of ``couplings``.
-        name, out: see ``figures.save``.
-    """
+    """Entropy of the couplings by iteration, coupling to the true class over relative time, and one clip. The results
+    are of ``couplings``; for ``name`` and ``out`` see ``figures.save``."""
     if not results:
         return not_yet()
     figure, axes = grid(3, 3, 3.6, 2.6)

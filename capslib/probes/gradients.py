@@ -73,13 +73,8 @@ def _smaller(values: Tensor) -> list:
 
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
-    """A spectrogram, and below it the size of each system's gradient there; one column per corpus.
-
-    Args:
-        results: of ``input_gradients``; the first of each corpus and system is drawn.
-        classes: names.
-        name, out: see ``figures.save``.
-    """
+    """A spectrogram, and below it the size of each system's gradient there; one column per corpus. The results are of
+    ``input_gradients``: the first of each corpus and system is drawn. For ``name`` and ``out`` see ``figures.save``."""
     if not results:
         return not_yet()
     first = {(result["corpus"], result["system"]): result for result in reversed(results)}

@@ -61,14 +61,8 @@ def over_snr(model: models.AudioModel, part: Part) -> dict:
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
     """Mean score of each class over the signal-to-noise ratio, and dashed the share of clips in which it is detected.
-
-    One panel for each corpus and system; bands are ranges over folds and seeds.
-
-    Args:
-        results: of ``over_snr``.
-        classes: in the order of the corpora.
-        name, out: see ``figures.save``.
-    """
+    One panel for each corpus and system; bands are ranges over folds and seeds. The results are of ``over_snr``, the
+    classes in the order of the corpora; for ``name`` and ``out`` see ``figures.save``."""
     if not results:
         return not_yet()
     panels = by(results, "corpus", "system")

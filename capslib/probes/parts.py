@@ -33,11 +33,8 @@ def train_and_test(config: RunConfig) -> tuple[Part, Part]:
 
 
 def find_module(model: nn.Module, kind: type[Module], lacking: str) -> Module:
-    """The model itself or its first module of a class.
-
-    Raises:
-        CapslibError: if there is none; ``lacking`` says what the model does not have, and which model does.
-    """
+    """The model itself or its first module of a class. Raises CapslibError if there is none; ``lacking`` says what the
+    model does not have, and which model does."""
     module = next((m for m in model.modules() if isinstance(m, kind)), None)
     if module is None:
         raise CapslibError(f"{type(model).__name__} has no {lacking}")

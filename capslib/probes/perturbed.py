@@ -109,10 +109,8 @@ def two(result: Mapping) -> float:
 def draw(results: Sequence[Mapping], networks: Sequence[str], name: str, out: Path) -> None:
     """One class' clips at every level of each perturbation, in the plane of their first two principal components.
 
-    Args:
-        results: of ``components``, of systems called "network, perturbation"; the first of each system is drawn.
-        networks: one row each.
-        name, out: see ``figures.save``.
+    The results are of ``components``, of systems called "network, perturbation": the first of each system is drawn, in
+    one row for each network. For ``name`` and ``out`` see ``figures.save``.
     """
     if not results:
         return not_yet()

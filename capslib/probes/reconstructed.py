@@ -68,13 +68,8 @@ def reconstructions(model: models.AudioModel, train: Part, test: Part, clips: in
 
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
-    """Scaled MFCCs of a few clips, and below them what the decoder writes from the predicted class' capsule.
-
-    Args:
-        results: of ``reconstructions``; the first is drawn.
-        classes: names.
-        name, out: see ``figures.save``.
-    """
+    """Scaled MFCCs of a few clips, and below them what the decoder writes from the predicted class' capsule. The
+    results are of ``reconstructions``: the first is drawn. For ``name`` and ``out`` see ``figures.save``."""
     if not results or not results[0]["shown"]:
         return not_yet()
     result, shown = results[0], results[0]["shown"]

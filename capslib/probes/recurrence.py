@@ -20,13 +20,8 @@ COLUMNS = {
 def without_recurrence(model: models.AudioModel, part: Part) -> dict:
     """What a network with recurrent capsules predicts if no window depends on the one before: its matrix W^o at zero.
 
-    Args:
-        model: CNN_RecCap, or one that has such a branch.
-        part: test clips.
-    Returns:
-        changed, the share of clips that are predicted as another class; accuracy as trained, and without.
-    Raises:
-        CapslibError: if the model has no recurrent capsules.
+    Returns changed, the share of test clips that are predicted as another class; accuracy as trained, and without.
+    Raises CapslibError if the model, CNN_RecCap or one with such a branch, has no recurrent capsules.
     """
     cut = copy.deepcopy(model)
     layer = find_module(cut, RecurrentCapsules, "recurrent capsules: choose CNN_RecCap")

@@ -102,13 +102,9 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def draw(results: Sequence[Mapping], classes: Sequence[str], name: str, out: Path) -> None:
-    """Lengths of the window capsules of one utterance, one column per system, and how loud each window is.
-
-    Args:
-        results: of ``window_lengths``; the first of each corpus and system is drawn.
-        classes: names.
-        name, out: see ``figures.save``.
-    """
+    """Lengths of the window capsules of one utterance, one column per system, and how loud each window is. The results
+    are of ``window_lengths``: the first of each corpus and system is drawn; for ``name`` and ``out`` see
+    ``figures.save``."""
     if not results:
         return not_yet()
     first = by(sorted(results, key=lambda result: result["corpus"]), "corpus", "system")

@@ -33,13 +33,10 @@ def source_note(records: Iterable[dict]) -> str:
 
 
 def roles(papers: Iterable, cards: Mapping[str, dict]) -> pd.DataFrame:
-    """Which recordings stand in a run for each corpus of the papers.
+    """Which recordings stand in a run for each corpus of the papers, one row per corpus of the papers.
 
-    Args:
-        papers: as ``capslib.papers.declared`` gives them.
-        cards: of the corpora in use, by key (see ``Corpus.card``).
-    Returns:
-        Columns paper, corpus, task, in this run, evidence, how to get it; one row per corpus of the papers.
+    The papers are as ``capslib.papers.declared`` gives them, the cards by key of the corpora in use (see
+    ``Corpus.card``). Columns are paper, corpus, task, in this run, evidence, how to get it.
     """
     used = {card["role"]: (key, evidence(card)) for key, card in cards.items()}
     rows = []
@@ -52,12 +49,8 @@ def roles(papers: Iterable, cards: Mapping[str, dict]) -> pd.DataFrame:
 
 
 def describe(cards: Mapping[str, dict], absent: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """One row per corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint.
-
-    Args:
-        cards: of the corpora of a grid.
-        absent: how to get those that are not available.
-    """
+    """One row per corpus: evidence, clips, classes, groups, hours, folds, what is missing or left out, fingerprint. The
+    cards are of a grid's corpora; ``absent`` says how to get those that are not available."""
     rows = [
         {
             "corpus": key,
@@ -111,13 +104,8 @@ def scores(runs: Runs, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def per_fold(runs: Runs, systems: Sequence[str] | None = None, clips: bool = False) -> pd.DataFrame:
-    """Accuracy of every fold, mean over the seeds that all systems have; one column per system.
-
-    Args:
-        runs: of the systems.
-        systems: names; all by default.
-        clips: with the test clips of each class, in place of the number of seeds.
-    """
+    """Accuracy of every fold, mean over the seeds that all systems have; one column per system (by default all).
+    ``clips`` shows the test clips of each class in place of the number of seeds."""
     shown = statistics.comparable(runs, systems)
     if not shown.records:
         return pd.DataFrame(columns=["corpus", "fold"])
@@ -141,10 +129,8 @@ def per_fold(runs: Runs, systems: Sequence[str] | None = None, clips: bool = Fal
 
 
 def pooled(runs: Runs, systems: Sequence[str]) -> pd.DataFrame:
-    """WA and UA of the test clips of all folds together, mean over the seeds that all systems of a corpus have.
-
-    One row per corpus and system, below that of always predicting the commonest class.
-    """
+    """WA and UA of the test clips of all folds together, mean over the seeds that all systems of a corpus have. One row
+    per corpus and system, below that of always predicting the commonest class."""
     rows, shown = [], statistics.comparable(runs, systems)
     for key in runs.grid.cards:
         counts = {system: _counts_of_seeds(shown.of(corpus=key, system=system)) for system in systems}
