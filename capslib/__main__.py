@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(action=_migrate)
     command.add_argument("profile", help="quick, full, or accepted: the quick records in git")
     command.add_argument("checkout", help="of the code that made them, to compare short runs with")
-    command = commands.add_parser("data", help="download what its owners let anyone download, list what is here")
+    command = commands.add_parser("data", help="download what its owners let anyone download, list what is available")
     command.set_defaults(action=_data)
     command.add_argument("--corpora", default="fsdd")
     commands.add_parser("doctor", help="what this machine has").set_defaults(action=_doctor)

@@ -230,17 +230,17 @@ def reachable(roots: tuple[tuple[str, str], ...], chosen: frozenset[str] = froze
         roots: (module, name) of the definitions to start from.
         chosen: words of the configuration, of which those that are keys of ``TABLES`` select entries.
     """
-    found: dict[tuple[str, str], str] = {}
+    texts: dict[tuple[str, str], str] = {}
     queue = list(roots)
     while queue:
         module, name = queue.pop()
-        if (module, name) in found:
+        if (module, name) in texts:
             continue
         reader = _Reader(module, chosen)
-        found[module, name] = reader.definition(name)
+        texts[module, name] = reader.definition(name)
         # Statements that bind no name are run whenever a module is imported.
         queue.extend({*reader.references, *([(module, "")] if "" in _module(module).definitions else [])})
-    return found
+    return texts
 
 
 def code_version(roots: Iterable[tuple[str, str]], chosen: Iterable[str] = ()) -> str:

@@ -67,8 +67,8 @@ def short_runs(systems: list[list]) -> list[dict]:
     """``short_run`` of each (configuration, names of probes), one process per core."""
     jobs = (joblib.delayed(short_run)(described, names) for described, names in systems)
     with study.executor():
-        found = joblib.Parallel(return_as="generator")(jobs)
-        return list(tqdm(found, total=len(systems), desc="short runs", unit="run", file=sys.stderr))
+        results = joblib.Parallel(return_as="generator")(jobs)
+        return list(tqdm(results, total=len(systems), desc="short runs", unit="run", file=sys.stderr))
 
 
 def short_runs_of(checkout: Path, systems: list[list]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Records: one file a run, written whole or not at all, found again by what decided the run."""
+"""Records: one file per run, written whole or not at all, looked up by what decided the run."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ VOLATILE = ("provenance",)
 
 
 def run_key(config: dict, data_fingerprint: str, code: str) -> str:
-    """Under which a run is found: SHA-256 (16 digits) of configuration (with fold and seed), data and code."""
+    """The key of a run: SHA-256 (16 digits) of configuration (with fold and seed), data and code."""
     text = json.dumps([SCHEMA, config, data_fingerprint, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -61,7 +61,7 @@ class Store:
     unreadable: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._found: dict[str, dict] = {}
+        self._records: dict[str, dict] = {}
         for folder in self.folders:
             for path in sorted(folder.glob("[!.]*.json")):  # hidden ones were being written when a process was killed
                 try:
@@ -69,29 +69,29 @@ class Store:
                 except CapslibError as error:
                     self.unreadable.append(str(error))
                     continue
-                self._found.setdefault(record["key"], record)
+                self._records.setdefault(record["key"], record)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[dict]:
-        return iter(self._found.values())
+        return iter(self._records.values())
 
     def get(self, key: str) -> dict | None:
         """The record of a run, or None."""
-        return self._found.get(key)
+        return self._records.get(key)
 
     def older(self, config: dict) -> dict | None:
         """A record of the same configuration, of other code or data; the latest, if there are several."""
         text = json.dumps(config, sort_keys=True)
-        same = [r for r in self._found.values() if json.dumps(r["config"], sort_keys=True) == text]
+        same = [r for r in self._records.values() if json.dumps(r["config"], sort_keys=True) == text]
         return max(same, key=lambda r: r["provenance"]["date"], default=None)
 
     def put(self, record: dict) -> Path:
         """Write a record to the last folder, atomically."""
         path = self.folders[-1] / file_name(record["config"], record["key"])
         paths.write_text(path, json.dumps(record, indent=None, separators=(",", ":"), sort_keys=True) + "\n")
-        self._found[record["key"]] = record
+        self._records[record["key"]] = record
         return path
 
 

@@ -99,13 +99,13 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
 
 def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
     """Printed text that follows printed text is one output: where it was cut depends on timing alone."""
-    kept: list[NotebookNode] = []
+    joined: list[NotebookNode] = []
     for output in outputs:
-        if kept and output.output_type == kept[-1].output_type == "stream":
-            kept[-1].text += output.text
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
         else:
-            kept.append(output)
-    return kept
+            joined.append(output)
+    return joined
 
 
 def _canonical_output(output: NotebookNode, count: int) -> NotebookNode:

@@ -37,7 +37,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Under which its record is kept."""
+        """The key of its record."""
         return run_key(plain(self.config), self.data, self.code)
 
 
@@ -49,7 +49,7 @@ class Grid:
         profile: "quick" or "full".
         runs: in the order in which they are made.
         cards: facts about each corpus, by key (see ``Corpus.card``).
-        absent: how to get each corpus that was asked for and is not here, by key.
+        absent: how to get each corpus that was asked for and is not available, by key.
     """
 
     profile: str
@@ -101,7 +101,7 @@ def grid(
     """All combinations of corpora, their splits, models and seeds.
 
     Args:
-        corpus: keys; those not here are listed in ``absent``, with how to get them.
+        corpus: keys; those not available are listed in ``absent``, with how to get them.
         model: names, or systems: a model with options that differ from its defaults, and perhaps fields of
             ``RunConfig`` that differ from the profile's; or a mapping that names such systems: ``{"5 iterations":
             ("caps", {"num_iterations": 5}), "untrained": ("caps", {}, {"epochs": 0})}``. A source takes the run's seed.
@@ -172,10 +172,10 @@ def corpora_in(profile: str, wanted: str, multi_label: bool = False) -> list[str
     if wanted == "embedded":
         return corpora.at_hand(real=False, multi_label=multi_label)
     if wanted == "at hand":
-        kept = [p.stem.replace("-", ":", 1) for p in sorted((reports() / profile / "corpora").glob("*.json"))]
-        here = corpora.at_hand(embedded=profile == "quick", multi_label=multi_label)
-        recorded = [key for key in kept if key not in here and _default_recordings(key, multi_label)]
-        return sorted([*here, *recorded]) if profile == "full" else here
+        known = [p.stem.replace("-", ":", 1) for p in sorted((reports() / profile / "corpora").glob("*.json"))]
+        available = corpora.at_hand(embedded=profile == "quick", multi_label=multi_label)
+        recorded = [key for key in known if key not in available and _default_recordings(key, multi_label)]
+        return sorted([*available, *recorded]) if profile == "full" else available
     parsed = [corpora.parse(key.strip()) for key in wanted.split(",")]
     return [f"{source.name}:{task}" for source, task in parsed]
 

@@ -63,7 +63,7 @@ def results(
             last. "class": the paper's classes, and their recall on all our corpora. Or our systems, each with the
             paper's row, or its row and column where the columns are not the metrics; None if the paper has no such.
         columns: "metric" for systems in the rows; else our systems, each with the paper's column, by default ``title``.
-        published: paper and table, as in ``data/published.csv``.
+        published: paper and table, as in ``data/published/``.
         name, out: see ``show``.
         metrics: of the test part, by the paper's name for each; one alone is named as ours is, with spaces.
         corpus: that the paper's numbers are of, where the rows are no corpora.
