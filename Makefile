@@ -42,7 +42,7 @@ test: .venv/.installed  ## unit tests, style, and every notebook against its com
 	@$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest --nbval notebooks
 
-data: .venv/.installed  ## download the corpora in CORPORA (default fsdd), list what is here
+data: .venv/.installed  ## download the corpora in CORPORA (default fsdd), list what is available
 	@$(BIN)/python -m capslib data --corpora "$(CORPORA)"
 
 lab: .venv/.installed  ## open the notebooks

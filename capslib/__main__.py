@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from capslib import paths
-from capslib.errors import CapslibError
+from capslib.errors import CapslibError, choose
 
 
 def _literal(text: str) -> tuple[str, object]:
@@ -62,7 +62,8 @@ def _migrate(options: argparse.Namespace) -> None:
     from capslib import study
     from capslib.migrate import migrate
 
-    folder = study.accepted() if options.profile == "accepted" else study.reports() / options.profile
+    profile = choose(options.profile, (*study.PROFILES, "accepted"), "choice of records")
+    folder = study.accepted() if profile == "accepted" else study.reports() / profile
     done, compared, left = migrate(folder, Path(options.checkout))
     print(
         f"{done} records and outputs of probes migrated: short runs of {compared} systems were the same to the bit; "
@@ -74,12 +75,13 @@ def _data(options: argparse.Namespace) -> None:
     from capslib import corpora
     from capslib.corpora import download
 
+    failures = []
     for name in _words(options.corpora):
         try:
             folder = download.fetch(name, paths.data())
             print(f"{name}: in {paths.shown(folder)}")
         except CapslibError as error:
-            print(error)
+            failures.append(str(error))
     for key in corpora.at_hand():
         try:
             card = corpora.load(key).card()
@@ -87,6 +89,8 @@ def _data(options: argparse.Namespace) -> None:
             print(f"{key}: {error}")
             continue
         print(f"{key}: {card['clips']} clips, {card['groups']} {card['group']}s, {len(card['classes'])} classes")
+    if failures:
+        raise CapslibError("; ".join(failures))
 
 
 def _doctor(_: argparse.Namespace) -> None:

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from capslib import paths
+from capslib import keys, paths
 from capslib.augment import perturb
 from capslib.corpora import Corpus
 from capslib.errors import CapslibError, choose
-
-_VERSION = 2
 
 
 def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
@@ -248,7 +246,7 @@ def extract(
     batch_seconds: float = 20.0,
     perturbation: tuple[str, float] | None = None,
 ) -> Features:
-    """Features of all clips of a corpus, computed once and cached by the content of the audio.
+    """Features of all clips of a corpus, computed once and cached by the audio and the code.
 
     Args:
         batch_seconds: audio per batch.
@@ -258,7 +256,8 @@ def extract(
     """
     module = config.build(corpus.sample_rate).eval()
     audio = corpus.decoded
-    content = [_VERSION, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
+    code = keys.code_version([("capslib.features", "extract")], {config.kind, *(perturbation or ())[:1]})
+    content = [code, asdict(config), audio.sample_rate, audio.hashes, *([perturbation] if perturbation else [])]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     stem = paths.cache() / "features" / f"{corpus.name}-{config.kind}-{key}"
     frames_file, offsets_file = stem.with_suffix(".npy"), stem.with_suffix(".offsets.npy")

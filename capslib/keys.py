@@ -68,12 +68,20 @@ def _module(name: str) -> _Module:
         for one in bound:
             module.definitions.setdefault(one, []).append(statement)
     for node in ast.walk(tree):
+        bound: dict[str, tuple[str, str | None]] = {}
         if isinstance(node, ast.ImportFrom):
-            module.imports.update({a.asname or a.name: (node.module or "", a.name) for a in node.names})
-        elif isinstance(node, ast.Import):
-            for alias in node.names:  # `import a.b` binds a, `import a.b as c` binds a.b
-                whole = alias.name if alias.asname else alias.name.split(".")[0]
-                module.imports[alias.asname or whole] = (whole, None)
+            if node.level or node.names[0].name == "*":
+                raise CapslibError(
+                    f"{name}: import names by the whole path of their module, so that keys can follow them"
+                )
+            bound = {a.asname or a.name: (node.module or "", a.name) for a in node.names}
+        elif isinstance(node, ast.Import):  # `import a.b` binds a, `import a.b as c` binds a.b
+            whole = [(a.asname, a.name) if a.asname else (a.name.split(".")[0],) * 2 for a in node.names]
+            bound = {local: (path, None) for local, path in whole}
+        twice = [local for local, target in bound.items() if module.imports.get(local, target) != target]
+        if twice:
+            raise CapslibError(f"{name} imports {twice[0]!r} from two modules: give one another name")
+        module.imports.update(bound)
     return module
 
 
@@ -102,9 +110,10 @@ def _resolve(module: str, name: str | None) -> tuple[str, str | None]:
 def _own_names(scope: ast.AST) -> Iterator[str]:
     """Names that a function or comprehension binds itself, but for its parameters."""
     queue = list(ast.iter_child_nodes(scope))
+    elsewhere = {name for node in ast.walk(scope) if isinstance(node, ast.Global) for name in node.names}
     while queue:
         node = queue.pop()
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id not in elsewhere:
             yield node.id
         elif isinstance(node, ast.ExceptHandler) and node.name:
             yield node.name
@@ -150,13 +159,16 @@ class _Reader:
         arguments = node.args if isinstance(node, _FUNCTIONS) else None
         outside = ""
         if arguments is not None:  # defaults and decorators belong to the scope around
-            named = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
-            own = {one.arg: one.arg for one in named if one is not None}
-            name = getattr(node, "name", "")
+            kinds = {"": [*arguments.posonlyargs, *arguments.args], "*": [arguments.vararg], "=": arguments.kwonlyargs}
+            named = [
+                (kind, one.arg) for kind, some in (*kinds.items(), ("**", [arguments.kwarg])) for one in some if one
+            ]
+            own, name = {argument: argument for _, argument in named}, getattr(node, "name", "")
             outside = [*arguments.defaults, *arguments.kw_defaults, *getattr(node, "decorator_list", [])]
-            outside = f"{self.local(name) or name}({','.join(own)}){self.text(outside)}"
-        else:
-            own = {}
+            signature = ",".join(kind + argument for kind, argument in named)
+            outside = f"{self.local(name) or name}({signature}){self.text(outside)}"
+        else:  # what a comprehension goes through first is read outside of it
+            own, outside = {}, self.text(node.generators[0].iter)
         own |= {name: "" for name in _own_names(node) if name not in own}
         self.scopes.append(own)
         body = node.body if arguments is not None else [getattr(node, "elt", None), *node.generators]
@@ -217,7 +229,7 @@ class _Reader:
         return [
             one
             for key, entry in zip(value.keys, value.values, strict=True)
-            if isinstance(key, ast.Constant) and key.value in self.chosen
+            if not isinstance(key, ast.Constant) or key.value in self.chosen
             for one in (key, entry)
         ]
 
@@ -231,15 +243,22 @@ def reachable(roots: tuple[tuple[str, str], ...], chosen: frozenset[str] = froze
         chosen: words of the configuration, of which those that are keys of ``TABLES`` select entries.
     """
     texts: dict[tuple[str, str], str] = {}
+    homes: dict[str, str] = {}
     queue = list(roots)
     while queue:
         module, name = queue.pop()
         if (module, name) in texts:
             continue
+        if name not in ("", *TABLES) and homes.setdefault(name, module) != module:
+            raise CapslibError(
+                f"{homes[name]} and {module} both define {name!r}: which one is called is in no key; rename one"
+            )
         reader = _Reader(module, chosen)
         texts[module, name] = reader.definition(name)
-        # Statements that bind no name are run whenever a module is imported.
-        queue.extend({*reader.references, *([(module, "")] if "" in _module(module).definitions else [])})
+        # Statements that bind no name are run whenever a module is imported, and its packages with it.
+        parts = module.split(".")
+        imported = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        queue.extend({*reader.references, *((one, "") for one in imported if "" in _module(one).definitions)})
     return texts
 
 

@@ -109,6 +109,8 @@ def migrate(folder: Path, checkout: Path) -> tuple[int, int, int]:
     Raises:
         CapslibError: if a short run or an output of a probe differs; no file is touched then.
     """
+    if not (checkout / "capslib").is_dir():
+        raise CapslibError(f"{paths.shown(checkout)} is no checkout of capslib: give the folder of the older code")
     records = {record["key"]: (path, record) for path, record in _read(folder / "records")}
     outputs = [
         (path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("probes/[!.]*.json"))
@@ -119,7 +121,8 @@ def migrate(folder: Path, checkout: Path) -> tuple[int, int, int]:
     for path, output in outputs:
         name, _, key = path.stem.partition("-")
         record = records[key][1]
-        if output["code"] != probes.code_of(record["config"], name):
+        old = record["code"] != study.code_of(record["config"])  # what it was measured on changed, if not the probe
+        if old or output["code"] != probes.code_of(record["config"], name):
             old_outputs.append((path, output, name, record))
     jobs = _jobs([record for _, record in old_records], [(name, record) for _, _, name, record in old_outputs])
     before = short_runs_of(checkout, [job[1:] for job in jobs]) if jobs else []

@@ -17,7 +17,6 @@ CORPUS = '''
 """Tones: three pitches, one take per clip."""
 
 from capslib.corpora.layout import clips
-from capslib.corpora.splits import grouped_folds
 from capslib.corpora.table import Budget, Source, Task
 
 SOURCES = (
@@ -30,7 +29,6 @@ SOURCES = (
                 label="pitch",
                 group="take",
                 interval_over="fold",
-                splits=lambda table: grouped_folds(table, "take", "pitch"),
                 protocol="5 folds by take",
                 role="P9 Tones",
                 evidence="same corpus",
@@ -39,7 +37,6 @@ SOURCES = (
         sample_rate=16_000,
         citation="tones",
         licence="none",
-        homepage="http://localhost",
         how_to_get="sing",
         budgets={"quick": Budget(epochs=2)},
     ),

@@ -114,8 +114,10 @@ def complete(name: str, options: Mapping[str, object], known: Mapping[str, objec
 
 
 def home(name: str) -> str:
-    """The module that defines a model, for the code version of its records."""
-    return _entry(name).model.__module__
+    """The module whose ``MODELS`` has a model, for the code version of its records."""
+    files = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    homes = {system: file for file in files for system in getattr(importlib.import_module(file), "MODELS", {})}
+    return homes[choose(name, homes, "model")]
 
 
 def words(name: str) -> set[str]:

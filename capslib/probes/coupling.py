@@ -18,13 +18,13 @@ COLUMNS = {"entropy (1: even)": ("entropy", 0.0, 1.0)}  # of rule_entropy
 
 
 @torch.inference_mode()
-def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bins: int = 20) -> dict:
+def couplings(model: models.AudioModel, part: training.Part, num_iterations: int = 5, bins: int = 20) -> dict:
     """How P0's capsules are coupled, iteration by iteration, and where in time.
 
     Args:
         model: a ``CapsNet`` with dynamic routing.
         part: test clips.
-        passes: routing iterations with the same weights, whatever the number in training.
+        num_iterations: routed so often with the same weights, whatever the number in training.
         bins: of a clip's relative time.
     Returns:
         entropy: for each iteration, its mean over steps and clips, 1 where a step couples evenly; logit: likewise the
@@ -37,12 +37,12 @@ def couplings(model: models.AudioModel, part: training.Part, passes: int = 5, bi
         CapslibError: for a model without capsules.
     """
     weight = _capsule_network(model).capsules.matrices
-    entropy, logit, changed = (torch.zeros(passes, dtype=torch.float64) for _ in range(3))
+    entropy, logit, changed = (torch.zeros(num_iterations, dtype=torch.float64) for _ in range(3))
     curves, energies, correlations, example = [], [], [], {}
     for features, lengths, target in single_clips(part):
         steps, mask = model.trunk(model.standardize(features), lengths)
         predicted = []
-        for n in range(1, passes + 1):
+        for n in range(1, num_iterations + 1):
             capsules, coupling = route(steps, weight, n, mask=mask, return_coupling=True)
             logs = coupling[0].double().clamp_min(1e-12).log()
             entropy[n - 1] += evenness(coupling[0])

@@ -28,13 +28,13 @@ FACTS = {"numbers": "features"}
 _LEVELS = ["#2166ac", "#67a9cf", "#404040", "#f4a582", "#b2182b"]
 
 
-def components(model: models.AudioModel, train: Part, test: Part, kept: int = 5) -> dict:
+def components(model: models.AudioModel, train: Part, test: Part, num_components: int = 5) -> dict:
     """Principal components of a clip's vector at all levels of a perturbation, class by class.
 
     Args:
         model: whose vector is the true class' capsule of a capsule network, of others the whole embedding.
         train, test: clips at each level.
-        kept: components.
+        num_components: of each analysis.
     Returns:
         Means over the classes, of the test clips: pooled, explained variance of the first components over clips and
         levels together; within, the same after each clip's mean over its levels is taken off; level_share, how much of
@@ -54,8 +54,8 @@ def components(model: models.AudioModel, train: Part, test: Part, kept: int = 5)
     for k in test.targets.unique().tolist():
         x = seen[:, (test.targets == k).numpy()]
         flat, own = x.reshape(-1, x.shape[-1]), x - x.mean(0, keepdims=True)
-        numbers["pooled"].append(_explained(flat, kept))
-        numbers["within"].append(_explained(own.reshape(flat.shape), kept))
+        numbers["pooled"].append(_explained(flat, num_components))
+        numbers["within"].append(_explained(own.reshape(flat.shape), num_components))
         total = ((flat - flat.mean(0)) ** 2).sum()
         between = x.shape[1] * ((x.mean(1) - flat.mean(0)) ** 2).sum()
         numbers["level_share"].append(between / max(total, 1e-30))
@@ -94,11 +94,11 @@ def _vectors(model: models.AudioModel, part: Part) -> np.ndarray:
     return np.stack(levels)
 
 
-def _explained(x: np.ndarray, kept: int) -> list[float]:
-    """Share of the variance of each of the first principal components: (n, E) -> (kept,), zero where there is none."""
+def _explained(x: np.ndarray, num_components: int) -> list[float]:
+    """Shares of the variance of the first principal components: (n, E) -> (num_components,), zero where none is."""
     variances = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
     shares = variances / max(variances.sum(), 1e-30)
-    return np.pad(shares[:kept], (0, max(0, kept - len(shares)))).tolist()
+    return np.pad(shares[:num_components], (0, max(0, num_components - len(shares)))).tolist()
 
 
 def two(result: Mapping) -> float:

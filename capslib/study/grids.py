@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from capslib import corpora, keys, models
 from capslib.corpora import Budget
@@ -10,6 +10,7 @@ from capslib.errors import choose
 from capslib.records import run_key
 from capslib.study.folders import PROFILES, card_file, reports
 from capslib.training import RunConfig
+from capslib.training.config import OMITTED
 
 # A model's name, options that differ from its defaults, and fields of ``RunConfig`` that differ from the profile's.
 System = tuple[str, Mapping[str, object]] | tuple[str, Mapping[str, object], Mapping[str, object]]
@@ -23,7 +24,6 @@ BUDGETS: Mapping[str, Budget] = {
 }
 # Where training begins, for the version of its code.
 TRAIN = ("capslib.training.loop", "train")
-_DEFAULTS = {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def code_of(config: Mapping) -> str:
         config: as a record holds it (``RunConfig.described``).
     """
     runs = [config, *([config["source"]] if "source" in config else [])]
-    named = {name for run in runs for name in keys.words({**_DEFAULTS, **run, "corpus": "", "split": ""})}
+    named = {name for run in runs for name in keys.words({**OMITTED, **run, "corpus": "", "split": ""})}
     named |= {word for run in runs for word in models.words(run["model"])}
     transfer = [("capslib.training.transfer", "source_vectors")] * (len(runs) - 1)
     roots = [TRAIN, *transfer, *((models.home(run["model"]), "MODELS") for run in runs)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from capslib.augment import PERTURBATIONS
 from capslib.errors import CapslibError, choose
@@ -12,6 +12,12 @@ from capslib.training.optimizers import OPTIMIZERS, SCHEDULES
 # Order of the first epoch: random; by increasing length of the utterance that a segment was cut from, or of the segment
 # itself; or the batches of "by utterance", shuffled (P2 section IV-D and our control of it).
 ORDERS = ("random", "short_utterances_first", "short_segments_first", "sorted_batches")
+
+
+# Fields that came later, at what runs did before: left out of records, so that the keys of earlier runs stay.
+# A value never changes here, whatever becomes of a default.
+OMITTED = {"perturb": None, "source": None, "segment_frames": None, "order": "random", "schedule": "constant"}
+OMITTED |= {"optimizer": "adam", "momentum": 0.0, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,8 @@ class RunConfig:
         return f"{self.model}{options} on {self.corpus}, split {self.split}, seed {self.seed}"
 
     def described(self) -> dict:
-        """As a record stores it: fields from ``perturb`` on are left out at their defaults, so that a new field leaves
-        the keys of earlier runs as they are."""
+        """As a record stores it, without the fields that are at their values in ``OMITTED``."""
         values = asdict(replace(self, source=None))
         if self.source is not None:
             values["source"] = self.source.described()
-        defaults = {f.name: f.default for f in fields(self)}
-        first_later = list(defaults).index("perturb")
-        return {n: v for i, (n, v) in enumerate(values.items()) if i < first_later or v != defaults[n]}
+        return {name: value for name, value in values.items() if name not in OMITTED or value != OMITTED[name]}
