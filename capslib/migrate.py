@@ -77,6 +77,8 @@ def short_runs_of(checkout: Path, systems: list[list]) -> list[dict]:
     Raises:
         CapslibError: if that code cannot do it.
     """
+    if not (checkout / "capslib").is_dir():
+        raise CapslibError(f"{paths.shown(checkout)} is no checkout of capslib: give the folder of the older code")
     script = (
         "import json, sys; from capslib import migrate; print(json.dumps(migrate.short_runs(json.load(sys.stdin))))"
     )
@@ -109,8 +111,6 @@ def migrate(folder: Path, checkout: Path) -> tuple[int, int, int]:
     Raises:
         CapslibError: if a short run or an output of a probe differs; no file is touched then.
     """
-    if not (checkout / "capslib").is_dir():
-        raise CapslibError(f"{paths.shown(checkout)} is no checkout of capslib: give the folder of the older code")
     records = {record["key"]: (path, record) for path, record in _read(folder / "records")}
     outputs = [
         (path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("probes/[!.]*.json"))

@@ -43,6 +43,8 @@ PACKAGE = {
 
         def unused():
             return 3
+
+        MORE = {{"other": 1}}
     """,
     "layers.__init__": "from {root}.layers.loss import Loss\nfrom {root}.layers.plain import Plain\n",
     "layers.loss": "class Base:\n    value = 0\n\nclass Loss(Base):\n    pass\n",
@@ -99,6 +101,11 @@ OTHER = {
     "base class": ("layers.loss", "value = 0", "value = 1"),
     "class behind a package": ("layers.loss", "    pass", "    value = 2"),
     "statement at the top": ("helpers", "STEP = 1", "STEP = 1\nprint"),
+    "statement at the top of a package": ("layers.__init__", "import Plain\n", "import Plain\nprint()\n"),
+    "starred parameter": ("loop", "x: float, config", "x: float, *config"),
+    "what a comprehension goes through": ("helpers", "[value for value in (STEP,)]", "[STEP for STEP in (STEP, 2)]"),
+    "constant that a function assigns": ("helpers", "def one():\n", "def one():\n    global STEP\n    STEP = 2\n"),
+    "entries from elsewhere": ("loop", '"constant": None,', '"constant": None, **helpers.MORE,'),
     "chosen entry": ("loop", '"constant": None', '"constant": helpers.unused'),
 }
 
@@ -125,9 +132,23 @@ def test_where_a_definition_lives_does_not_matter(version):
     assert version({"loop": by_name + "\nfrom {root}.helpers import one\n"}) == version()
 
 
-def test_a_name_that_nothing_defines_is_refused(version):
-    with pytest.raises(CapslibError, match="defines no 'one'"):
-        version({"helpers": "def decay(): ...\n"})
+CLASH = "class Base: ...\n\ndef one(): ...\n\nclass Loss(Base):\n    value = one()\n"
+TWICE = "\n        from math import pi\n        from cmath import pi\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"helpers": "def decay(): ...\n"}, "defines no 'one'"),
+        ({"helpers": PACKAGE["helpers"] + "\n        from .layers import Loss\n"}, "by the whole path"),
+        ({"helpers": PACKAGE["helpers"] + "\n        from math import *\n"}, "by the whole path"),
+        ({"layers.loss": CLASH}, "both define 'one'"),
+        ({"helpers": PACKAGE["helpers"] + TWICE}, "two modules"),
+    ],
+)
+def test_what_keys_cannot_follow_is_refused(version, changed, says):
+    with pytest.raises(CapslibError, match=says):
+        version(changed)
 
 
 def reached(model: str) -> set[str]:

@@ -10,6 +10,7 @@ import pytest
 from capslib.errors import CapslibError
 from capslib.records import run_key
 from capslib.training import RunConfig
+from capslib.training import config as config_module
 
 CONFIG = RunConfig("folder:tones", "fold1", "caps", batch_size=4)
 # What a configuration held before there were options of training; the keys of all committed records rest on these.
@@ -49,13 +50,29 @@ def test_every_later_field_is_described_where_it_is_not_its_default():
     assert len(keys) == 1 + len(LATER)
 
 
-def test_a_field_that_comes_later_changes_no_key():
+def test_a_field_that_comes_later_changes_no_key(monkeypatch):
+    monkeypatch.setattr(config_module, "OMITTED", config_module.OMITTED | {"warm_up": 0})
+
     @dataclasses.dataclass(frozen=True)
     class Longer(RunConfig):
         warm_up: int = 0
 
     assert Longer("folder:tones", "fold1", "caps", batch_size=4).described() == CONFIG.described()
     assert Longer("folder:tones", "fold1", "caps", warm_up=3).described()["warm_up"] == 3
+
+
+def test_what_is_left_out_is_what_earlier_runs_did():
+    """Pinned: with another value, runs of that value would get the keys of runs that did something else."""
+    assert config_module.OMITTED == {
+        "perturb": None,
+        "source": None,
+        "segment_frames": None,
+        "order": "random",
+        "schedule": "constant",
+        "optimizer": "adam",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+    }
 
 
 def test_a_description_survives_json():
