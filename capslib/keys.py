@@ -238,9 +238,8 @@ class _Reader:
 def reachable(roots: tuple[tuple[str, str], ...], chosen: frozenset[str] = frozenset()) -> dict[tuple[str, str], str]:
     """All definitions that can be reached from some, (module, name), each as text.
 
-    Args:
-        roots: (module, name) of the definitions to start from.
-        chosen: words of the configuration, of which those that are keys of ``TABLES`` select entries.
+    ``roots``: (module, name) of those to start from; ``chosen``: words of the configuration, which select entries of
+    ``TABLES``.
     """
     texts: dict[tuple[str, str], str] = {}
     homes: dict[str, str] = {}

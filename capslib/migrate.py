@@ -72,11 +72,7 @@ def short_runs(systems: list[list]) -> list[dict]:
 
 
 def short_runs_of(checkout: Path, systems: list[list]) -> list[dict]:
-    """``short_runs`` by the code of another checkout, in a process of its own.
-
-    Raises:
-        CapslibError: if that code cannot do it.
-    """
+    """``short_runs`` by the code of another checkout, in its own process; CapslibError if that code cannot do it."""
     if not (checkout / "capslib").is_dir():
         raise CapslibError(f"{paths.shown(checkout)} is no checkout of capslib: give the folder of the older code")
     script = (
@@ -169,9 +165,7 @@ def _jobs(records: list[dict], outputs: list[tuple[str, dict]]) -> list[list]:
 
 
 def _compare(title: str, old: Mapping, new: Mapping) -> None:
-    """Raises:
-    CapslibError: naming what differs.
-    """
+    """CapslibError that names what differs, if anything does."""
     for part in ("record", "outputs"):
         mine, other = new[part], old[part]
         differing = [name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)]

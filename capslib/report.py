@@ -62,8 +62,7 @@ def numbers_of(notebook: NotebookNode) -> str:
 def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> Mapping[str, object]:
     """The parameters that a notebook has. papermill runs on with a misspelt one; we do not.
 
-    Raises:
-        CapslibError: with the nearest name, or if the notebook names no kernel.
+    Raises CapslibError with the nearest name, or if the notebook names no kernel.
     """
     try:
         known = papermill.inspect_notebook(str(notebook))

@@ -14,8 +14,7 @@ from capslib.errors import CapslibError
 def executor(workers: int | None = None) -> Iterator[None]:
     """Where runs go: single-threaded processes on this machine, or the Dask scheduler that ``$CAPSLIB_CLUSTER`` names.
 
-    Args:
-        workers: processes; by default ``$CAPSLIB_WORKERS``, or one a core.
+    ``workers``: processes; by default ``$CAPSLIB_WORKERS``, or one per core.
     """
     address = os.environ.get("CAPSLIB_CLUSTER")
     if address:
@@ -34,10 +33,10 @@ def executor(workers: int | None = None) -> Iterator[None]:
         return
     named = os.environ.get("CAPSLIB_WORKERS") or "0"
     if not named.isdigit():
-        raise CapslibError(f"CAPSLIB_WORKERS={named!r}: give a number of processes, or unset it for one a core")
+        raise CapslibError(f"CAPSLIB_WORKERS={named!r}: give a number of processes, or unset it for one per core")
     workers = workers or int(named) or joblib.cpu_count()
     with warnings.catch_warnings():
-        # A worker that has grown by 300 MB is replaced by a fresh one; nothing is lost, and nobody needs to be told.
+        # A worker that has grown by 300 MB is replaced by a fresh one; nothing is lost, and nobody needs to know.
         warnings.filterwarnings("ignore", message="A worker stopped")
         with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
             yield

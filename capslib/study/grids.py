@@ -62,11 +62,8 @@ class Grid:
 
 
 def code_of(config: Mapping) -> str:
-    """Version of the code that decides a run: all that ``train``, its model and its source's can reach.
-
-    Args:
-        config: as a record holds it (``RunConfig.described``).
-    """
+    """Version of the code that decides a run, ``config`` as its record has it: all that ``train``, its model and its
+    source's can reach."""
     runs = [config, *([config["source"]] if "source" in config else [])]
     named = {name for run in runs for name in keys.words({**OMITTED, **run, "corpus": "", "split": ""})}
     named |= {word for run in runs for word in models.words(run["model"])}
@@ -167,7 +164,7 @@ def corpora_in(profile: str, wanted: str, multi_label: bool = False) -> list[str
         profile: "quick" or "full".
         wanted: "embedded"; "at hand" (quick: embedded ones and what real recordings there are; full: recordings only,
             and those whose records are committed); or keys, "fsdd, ased:emotion".
-        multi_label: those with several labels a clip in place of those with one.
+        multi_label: those with several labels per clip in place of those with one.
     """
     if wanted == "embedded":
         return corpora.at_hand(real=False, multi_label=multi_label)

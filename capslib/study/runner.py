@@ -26,11 +26,8 @@ _ONE_RUN_PER_PROCESS = threading.Lock()
 
 
 def source_of(config: RunConfig) -> training.Transfer | None:
-    """What a run's source gives for its corpus, if it has one; the source is trained first, once per machine.
-
-    Raises:
-        CapslibError: if the source does not fit the run, see ``training.check_source``.
-    """
+    """What a run's source gives for its corpus, if it has one; the source is trained first, once per machine. Raises
+    CapslibError if it does not fit the run, see ``training.check_source``."""
     source = config.source
     if source is None:
         return None
@@ -133,11 +130,7 @@ def run(
 
 
 def _train(todo: list[Run], records: Store, weights: list[Path | None], workers: int | None) -> None:
-    """Put a record of every run into the store.
-
-    Raises:
-        CapslibError: naming the runs that failed, once all were tried.
-    """
+    """Put a record of every run into the store; CapslibError that names those that failed, once all were tried."""
     failures = []
     with stopping(), executor(workers):
         jobs = (joblib.delayed(make_record)(job, file) for job, file in zip(todo, weights, strict=True))
