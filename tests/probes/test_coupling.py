@@ -42,7 +42,7 @@ def test_logits_are_products_of_votes_and_capsules_about_their_mean():
     votes = torch.einsum("if,jfd->ijd", steps[0], model.capsules.matrices)
     logits = (votes * squash(votes.mean(0) * len(votes) / 3)).sum(-1)
     largest = (logits - logits.mean(-1, keepdim=True)).abs().max()
-    assert coupling.couplings(model, clips, passes=2)["logit"][1] == pytest.approx(float(largest), abs=1e-3)
+    assert coupling.couplings(model, clips, num_iterations=2)["logit"][1] == pytest.approx(float(largest), abs=1e-3)
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def test_predictions_that_more_iterations_change_are_counted():
         model.capsules.routing.num_iterations = passes
         predicted.append([int(model(clip[None], torch.tensor([len(clip)])).argmax()) for clip in clips])
     share = sum(a != b for a, b in zip(*predicted, strict=True)) / len(clips)
-    changed = coupling.couplings(model, training.Part(clips, torch.zeros(len(clips), dtype=torch.long)), passes=3)
+    changed = coupling.couplings(model, training.Part(clips, torch.zeros(len(clips), dtype=torch.long)), num_iterations=3)
     assert changed["changed"][2] == pytest.approx(share, abs=1e-4) and share > 0
 
 
@@ -71,7 +71,7 @@ def test_a_rule_s_own_couplings_are_measured():
 
 
 def test_curves_are_standardized_and_have_their_lengths():
-    result = coupling.couplings(network(), part(), passes=2, bins=5)
+    result = coupling.couplings(network(), part(), num_iterations=2, bins=5)
     assert len(result["entropy"]) == 2 and len(result["by_time"]) == len(result["energy_by_time"]) == 5
     assert len(result["clip"]["coupling"]) == len(result["clip"]["energy"]) == 12 and result["clip"]["target"] == 0
     assert -1 <= result["correlation"] <= 1
