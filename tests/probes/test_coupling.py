@@ -55,7 +55,9 @@ def test_predictions_that_more_iterations_change_are_counted():
         model.capsules.routing.num_iterations = passes
         predicted.append([int(model(clip[None], torch.tensor([len(clip)])).argmax()) for clip in clips])
     share = sum(a != b for a, b in zip(*predicted, strict=True)) / len(clips)
-    changed = coupling.couplings(model, training.Part(clips, torch.zeros(len(clips), dtype=torch.long)), num_iterations=3)
+    changed = coupling.couplings(
+        model, training.Part(clips, torch.zeros(len(clips), dtype=torch.long)), num_iterations=3
+    )
     assert changed["changed"][2] == pytest.approx(share, abs=1e-4) and share > 0
 
 
